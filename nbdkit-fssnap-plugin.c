@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* nbdkit-fssnap-plugin: the nbdkit callbacks.  Parameters in, views out;
+ * the work is done in src/, see docs/architecture.md.
+ */
+
+#include "config.h"
+#include "cow.h"
+#include "flusher.h"
+#include "origin.h"
+#include "snapset.h"
+#include "view.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* All set before the server starts and torn down after it has ended. */
+static struct config config;
+static struct origin *origin;
+static struct flusher *flusher;
+static struct snapset *set;
+
+/* True while the files that get_ready made are this process's to remove if
+ * it exits: until after_fork, and not in a parent that forked the server.
+ */
+static bool starting;
+
+/* What a connection reads and writes. */
+struct view {
+  struct snapshot *snapshot; /* NULL: the origin */
+  char description[256];
+};
+
+static void
+not_starting (void)
+{
+  starting = false;
+}
+
+static void
+fssnap_load (void)
+{
+  config_init (&config);
+  pthread_atfork (NULL, not_starting, NULL);
+}
+
+static void
+tear_down (void)
+{
+  snapset_free (set);
+  set = NULL;
+  flusher_free (flusher);
+  flusher = NULL;
+  origin_close (origin);
+  origin = NULL;
+}
+
+/* nbdkit calls exit without a word to us if it cannot bind, say. */
+__attribute__ ((destructor)) static void
+exit_while_starting (void)
+{
+  if (starting)
+    tear_down ();
+}
+
+static void
+fssnap_unload (void)
+{
+  config_free (&config);
+}
+
+static int
+fssnap_config (const char *key, const char *value)
+{
+  return config_set (&config, key, value);
+}
+
+static int
+fssnap_config_complete (void)
+{
+  return config_check (&config);
+}
+
+static void
+fssnap_dump_plugin (void)
+{
+  config_dump ();
+}
+
+static int
+fssnap_thread_model (void)
+{
+  return THREAD_MODEL;
+}
+
+/* Errors here still reach the terminal, so all that can fail is done here;
+ * threads and rings would not survive the fork and come after it.
+ */
+static int
+fssnap_get_ready (void)
+{
+  starting = true;
+  origin = origin_open (config.origin);
+  if (origin == NULL)
+    return -1;
+  flusher = flusher_create (config.engine, config.fallback);
+  if (flusher == NULL) {
+    nbdkit_error ("no memory for the flusher: %m");
+    return -1;
+  }
+  set = snapset_create (origin, flusher, config.max_memory);
+  if (set == NULL)
+    return -1;
+  if (config.snapshot_at_start
+      && snapset_freeze (set, &config.snapshot) == NULL)
+    return -1;
+  return 0;
+}
+
+static int
+fssnap_after_fork (void)
+{
+  if (flusher_start (flusher) == -1)
+    return -1;
+  starting = false;
+  return 0;
+}
+
+static void
+fssnap_cleanup (void)
+{
+  if (flusher != NULL
+      && flusher_stop (flusher, config.snapshot.cow_timeout) == -1) {
+    /* Its thread is stuck in the kernel and will use what it points to. */
+    nbdkit_error ("the backing store hangs: ending without it");
+    return;
+  }
+  tear_down ();
+}
+
+/* The number behind "snapshot/", or 0. */
+static unsigned
+parse_number (const char *name)
+{
+  if (*name == '\0' || strspn (name, "0123456789") != strlen (name)
+      || *name == '0' || strlen (name) > 9)
+    return 0;
+  return (unsigned)strtoul (name, NULL, 10);
+}
+
+static void
+describe (const struct snapshot *snapshot, char *text, size_t size)
+{
+  struct tm tm;
+  char when[64];
+
+  if (snapshot == NULL) {
+    snprintf (text, size, "%s, live", config.origin);
+    return;
+  }
+  localtime_r (&snapshot->created, &tm);
+  strftime (when, sizeof when, "%Y-%m-%d %H:%M:%S %z", &tm);
+  snprintf (text, size, "snapshot %u, %s%s of %s", snapshot->number,
+            snapshot_is_broken (snapshot) ? "BROKEN, " : "", when,
+            config.origin);
+}
+
+static int
+fssnap_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+  struct snapshot *newest = snapset_newest (set);
+  char name[32], text[256];
+
+  (void)readonly;
+  (void)is_tls;
+  describe (NULL, text, sizeof text);
+  if (nbdkit_add_export (exports, "", text) == -1
+      || nbdkit_add_export (exports, "origin", text) == -1)
+    return -1;
+  if (newest == NULL)
+    return 0;
+  describe (newest, text, sizeof text);
+  if (nbdkit_add_export (exports, "snapshot", text) == -1)
+    return -1;
+  for (const struct snapshot *s = newest; s != NULL; s = s->older) {
+    describe (s, text, sizeof text);
+    snprintf (name, sizeof name, "snapshot/%u", s->number);
+    if (nbdkit_add_export (exports, name, text) == -1)
+      return -1;
+  }
+  return 0;
+}
+
+static const char *
+fssnap_default_export (int readonly, int is_tls)
+{
+  (void)readonly;
+  (void)is_tls;
+  return "";
+}
+
+/* The snapshot that an export's NAME means, NULL for the origin.  -1 after
+ * logging if there is no such export.
+ */
+static int
+find_view (const char *name, struct snapshot **snapshot)
+{
+  *snapshot = NULL;
+  if (*name == '\0' || strcmp (name, "origin") == 0)
+    return 0;
+  if (strcmp (name, "snapshot") == 0)
+    *snapshot = snapset_newest (set);
+  else if (strncmp (name, "snapshot/", 9) == 0)
+    *snapshot = snapset_find (set, parse_number (name + 9));
+  if (*snapshot != NULL)
+    return 0;
+  nbdkit_error ("there is no export '%s'; the origin is '' or 'origin'%s", name,
+                snapset_newest (set) != NULL
+                    ? ", the newest snapshot 'snapshot'"
+                    : ", and there is no snapshot");
+  errno = ENOENT;
+  return -1;
+}
+
+static void *
+fssnap_open (int readonly)
+{
+  struct view *view = calloc (1, sizeof *view);
+
+  (void)readonly; /* nbdkit itself refuses writes then */
+  if (view == NULL) {
+    nbdkit_error ("no memory for a connection: %m");
+    return NULL;
+  }
+  if (find_view (nbdkit_export_name (), &view->snapshot) == -1) {
+    free (view);
+    return NULL;
+  }
+  describe (view->snapshot, view->description, sizeof view->description);
+  return view;
+}
+
+static void
+fssnap_close (void *handle)
+{
+  free (handle);
+}
+
+static const char *
+fssnap_export_description (void *handle)
+{
+  const struct view *view = handle;
+
+  return view->description;
+}
+
+static int64_t
+fssnap_get_size (void *handle)
+{
+  const struct view *view = handle;
+
+  return view->snapshot != NULL ? (int64_t)view->snapshot->size
+                                : origin_size (origin);
+}
+
+static int
+fssnap_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
+                   uint32_t *maximum)
+{
+  /* A page, or the chunk if that is larger: smaller writes copy more than
+   * they must.  The protocol wants at most 32M.
+   */
+  uint64_t size = config.snapshot_at_start ? config.snapshot.chunk_size : 0;
+
+  (void)handle;
+  if (size < 4096)
+    size = 4096;
+  if (size > UINT32_C (32) << 20)
+    size = UINT32_C (32) << 20;
+  *minimum = 1;
+  *preferred = (uint32_t)size;
+  *maximum = UINT32_MAX;
+  return 0;
+}
+
+static int
+fssnap_can_write (void *handle)
+{
+  const struct view *view = handle;
+
+  return view->snapshot == NULL && !origin_is_readonly (origin);
+}
+
+static int
+fssnap_can_flush (void *handle)
+{
+  (void)handle;
+  return 1;
+}
+
+static int
+fssnap_is_rotational (void *handle)
+{
+  (void)handle;
+  return origin_is_rotational (origin);
+}
+
+static int
+fssnap_can_fast_zero (void *handle)
+{
+  (void)handle;
+  return origin_can_fast_zero (origin);
+}
+
+static int
+fssnap_can_fua (void *handle)
+{
+  (void)handle;
+  return NBDKIT_FUA_NATIVE;
+}
+
+/* One descriptor for all: a flush covers every connection's writes. */
+static int
+fssnap_can_multi_conn (void *handle)
+{
+  (void)handle;
+  return 1;
+}
+
+/* A snapshot's parts come from several files: reading is the only way to
+ * have them all in the page cache.
+ */
+static int
+fssnap_can_cache (void *handle)
+{
+  const struct view *view = handle;
+
+  return view->snapshot != NULL ? NBDKIT_CACHE_EMULATE : NBDKIT_CACHE_NATIVE;
+}
+
+static int
+fssnap_can_extents (void *handle)
+{
+  const struct view *view = handle;
+
+  return view->snapshot != NULL || origin_can_extents (origin);
+}
+
+/* Every errno that the wire does not have would reach the client as EINVAL,
+ * its own fault; the true one is in the log.
+ */
+static int
+to_wire (int r)
+{
+  if (r == 0)
+    return 0;
+  switch (errno) {
+  case EPERM:
+  case EROFS:
+  case ENOMEM:
+  case ENOSPC:
+  case EDQUOT:
+  case EFBIG:
+  case ESHUTDOWN:
+  case EOPNOTSUPP:
+    break;
+  default:
+    errno = EIO;
+  }
+  return -1;
+}
+
+static int
+fssnap_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
+              uint32_t flags)
+{
+  const struct view *view = handle;
+
+  (void)flags;
+  return to_wire (view->snapshot != NULL
+                      ? view_read (set, view->snapshot, buf, count, offset)
+                      : origin_read (origin, buf, count, offset));
+}
+
+static int
+fssnap_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
+               uint32_t flags)
+{
+  (void)handle;
+  if (cow_begin_write (set, offset, count) == -1)
+    return to_wire (-1);
+  const int r
+      = origin_write (origin, buf, count, offset, flags & NBDKIT_FLAG_FUA);
+  cow_end_write (set);
+  return to_wire (r);
+}
+
+static int
+fssnap_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void)handle;
+  if (cow_begin_write (set, offset, count) == -1)
+    return to_wire (-1);
+  /* EOPNOTSUPP: nbdkit writes zeros, unless asked to be fast. */
+  const int r
+      = origin_zero (origin, count, offset, flags & NBDKIT_FLAG_MAY_TRIM,
+                     flags & NBDKIT_FLAG_FUA);
+  cow_end_write (set);
+  return to_wire (r);
+}
+
+/* Advice: chunks that would have to be copied are left as they are. */
+static int
+fssnap_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  int r = 0;
+
+  (void)handle;
+  snapset_enter (set);
+  while (r == 0 && count > 0) {
+    uint64_t length;
+
+    if (cow_is_kept (set, offset, count, &length))
+      r = origin_trim (origin, length, offset, false);
+    offset += length;
+    count -= (uint32_t)length;
+  }
+  snapset_leave (set);
+  if (r == 0 && (flags & NBDKIT_FLAG_FUA))
+    r = origin_flush (origin);
+  return to_wire (r);
+}
+
+static int
+fssnap_flush (void *handle, uint32_t flags)
+{
+  const struct view *view = handle;
+
+  (void)flags;
+  return view->snapshot != NULL ? 0 : to_wire (origin_flush (origin));
+}
+
+static int
+fssnap_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void)handle;
+  (void)flags;
+  return to_wire (origin_cache (origin, count, offset));
+}
+
+static int
+fssnap_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                struct nbdkit_extents *extents)
+{
+  const struct view *view = handle;
+
+  return to_wire (view_extents (set, view->snapshot, count, offset,
+                                flags & NBDKIT_FLAG_REQ_ONE, extents));
+}
+
+static struct nbdkit_plugin plugin = {
+  .name = "fssnap",
+  .longname = "nbdkit fssnap plugin",
+  .version = FSSNAP_VERSION,
+  .description = "serve a block device or image file and, beside it, "
+                 "read-only snapshots of it",
+  .load = fssnap_load,
+  .unload = fssnap_unload,
+  .config = fssnap_config,
+  .config_complete = fssnap_config_complete,
+  .config_help = CONFIG_HELP,
+  .magic_config_key = "origin",
+  .dump_plugin = fssnap_dump_plugin,
+  .thread_model = fssnap_thread_model,
+  .get_ready = fssnap_get_ready,
+  .after_fork = fssnap_after_fork,
+  .cleanup = fssnap_cleanup,
+  .list_exports = fssnap_list_exports,
+  .default_export = fssnap_default_export,
+  .export_description = fssnap_export_description,
+  .open = fssnap_open,
+  .close = fssnap_close,
+  .get_size = fssnap_get_size,
+  .block_size = fssnap_block_size,
+  .can_write = fssnap_can_write,
+  .can_flush = fssnap_can_flush,
+  .is_rotational = fssnap_is_rotational,
+  .can_trim = fssnap_can_write,
+  .can_zero = fssnap_can_write,
+  .can_fast_zero = fssnap_can_fast_zero,
+  .can_fua = fssnap_can_fua,
+  .can_multi_conn = fssnap_can_multi_conn,
+  .can_cache = fssnap_can_cache,
+  .can_extents = fssnap_can_extents,
+  .pread = fssnap_pread,
+  .pwrite = fssnap_pwrite,
+  .zero = fssnap_zero,
+  .trim = fssnap_trim,
+  .flush = fssnap_flush,
+  .cache = fssnap_cache,
+  .extents = fssnap_extents,
+  .errno_is_preserved = 1,
+};
+
+NBDKIT_REGISTER_PLUGIN (plugin)

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The life of a job:
+ *
+ *   queued    in the list QUEUE, under the lock
+ *   batched   in the array BATCH, sorted by file and offset
+ *   begun     part of a write: one engine request for neighbours in BATCH
+ *   done      DONE was called, once; the flusher forgets it
+ *
+ * A write that the kernel cut short goes on where it stopped; EINTR and
+ * EAGAIN go again at once; no progress at all is EIO.  If a write of
+ * several jobs fails, the jobs it had finished are done, and the others go
+ * again each by itself, so that only those fail that cannot be written.
+ *
+ * Why a batch is sorted: writers touch neighbouring chunks from different
+ * threads, so neighbours arrive near to each other but in no order.
+ */
+
+#include "flusher.h"
+#include "scoped.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+/* Writes under way at a time.  Enough to keep a disk's queue full; more
+ * only makes the wait after a cancel longer.
+ */
+#define DEPTH 64
+
+/* Jobs sorted together.  A full batch of single chunks fills the depth
+ * some times over, sorting it takes well under the time of one write each.
+ */
+#define BATCH 1024
+
+/* Bytes that one merged write may reach before it takes no more jobs. */
+#define WRITE_LIMIT ((size_t)1 << 20)
+
+struct write {
+  struct engine_request request; /* first: an engine hands it back */
+  struct write *next;            /* among the idle ones */
+  struct flush_job *jobs;        /* those not finished, in file order */
+  size_t done;                   /* bytes of the first of them */
+};
+
+struct flusher {
+  const struct engine_type *type; /* set before the thread runs */
+  const struct engine_type *fallback;
+  struct engine *engine; /* set by the thread before STARTED is true */
+  pthread_t thread;
+
+  pthread_mutex_t lock; /* guards what follows, as far as QUEUE_END */
+  pthread_cond_t started_cond;
+  bool started, stopping;
+  int start_error;
+  bool asleep; /* the thread waits in the engine, or is about to */
+  struct flush_job *queue;
+  struct flush_job **queue_end;
+
+  bool running; /* of who starts and stops it */
+
+  /* The thread's own. */
+  bool stop_seen;
+  struct flush_job *batch[BATCH];
+  unsigned batch_next, batch_count;
+  struct flush_job *alone; /* to go again by themselves */
+  struct write writes[DEPTH];
+  struct write *idle;
+  unsigned under_way;
+};
+
+struct flusher *
+flusher_create (const struct engine_type *type,
+                const struct engine_type *fallback)
+{
+  struct flusher *flusher = calloc (1, sizeof *flusher);
+
+  if (flusher == NULL)
+    return NULL;
+  flusher->type = type;
+  flusher->fallback = fallback;
+  pthread_mutex_init (&flusher->lock, NULL);
+  pthread_cond_init (&flusher->started_cond, NULL);
+  flusher->queue_end = &flusher->queue;
+  for (unsigned i = 0; i < DEPTH; i++) {
+    flusher->writes[i].next = flusher->idle;
+    flusher->idle = &flusher->writes[i];
+  }
+  return flusher;
+}
+
+void
+flusher_free (struct flusher *flusher)
+{
+  if (flusher == NULL)
+    return;
+  assert (!flusher->running);
+  pthread_cond_destroy (&flusher->started_cond);
+  pthread_mutex_destroy (&flusher->lock);
+  free (flusher);
+}
+
+void
+flusher_submit (struct flusher *flusher, struct flush_job *jobs)
+{
+  struct flush_job **end = &jobs;
+  bool wake;
+
+  if (jobs == NULL)
+    return;
+  while (*end != NULL)
+    end = &(*end)->next;
+  {
+    SCOPED_LOCK (&flusher->lock);
+    *flusher->queue_end = jobs;
+    flusher->queue_end = end;
+    wake = flusher->asleep;
+    flusher->asleep = false;
+  }
+  if (wake)
+    flusher->type->wake (flusher->engine);
+}
+
+/* By file, then by offset. */
+static int
+compare_jobs (const void *a, const void *b)
+{
+  const struct flush_job *x = *(struct flush_job *const *)a;
+  const struct flush_job *y = *(struct flush_job *const *)b;
+
+  if (x->fd != y->fd)
+    return x->fd < y->fd ? -1 : 1;
+  return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Take up to a batch of jobs from the queue; the batch before is used up.
+ * False if there are none: then the thread counts as asleep.  Once the
+ * flusher stops they end here.
+ */
+static bool
+fill_batch (struct flusher *flusher)
+{
+  assert (flusher->batch_next == flusher->batch_count);
+  flusher->batch_next = flusher->batch_count = 0;
+  {
+    SCOPED_LOCK (&flusher->lock);
+    while (flusher->queue != NULL && flusher->batch_count < BATCH) {
+      struct flush_job *job = flusher->queue;
+      flusher->queue = job->next;
+      job->next = NULL;
+      flusher->batch[flusher->batch_count++] = job;
+    }
+    if (flusher->queue == NULL)
+      flusher->queue_end = &flusher->queue;
+    flusher->stop_seen = flusher->stopping;
+    flusher->asleep = flusher->batch_count == 0;
+  }
+  if (flusher->stop_seen)
+    while (flusher->batch_next < flusher->batch_count) {
+      struct flush_job *job = flusher->batch[flusher->batch_next++];
+      job->done (job, ECANCELED);
+    }
+  else
+    qsort (flusher->batch, flusher->batch_count, sizeof flusher->batch[0],
+           compare_jobs);
+  return flusher->batch_count > 0;
+}
+
+/* Describe what is left of a write's jobs to the engine, and begin it. */
+static void
+begin (struct flusher *flusher, struct write *write)
+{
+  struct engine_request *request = &write->request;
+  size_t skip = write->done;
+
+  request->fd = write->jobs->fd;
+  request->offset = write->jobs->offset + skip;
+  request->segments = 0;
+  for (struct flush_job *job = write->jobs; job != NULL; job = job->next) {
+    /* iovec has no const; writing does not change the data. */
+    request->segment[request->segments++]
+        = (struct iovec){ .iov_base = (uint8_t *)(uintptr_t)job->data + skip,
+                          .iov_len = job->length - skip };
+    skip = 0;
+  }
+  flusher->type->submit (flusher->engine, request);
+}
+
+/* Jobs that need no write end here. */
+static bool
+ended_early (struct flush_job *job)
+{
+  if (job->length > 0 && !atomic_load (job->cancelled))
+    return false;
+  job->done (job, job->length > 0 ? ECANCELED : 0);
+  return true;
+}
+
+static struct write *
+take_idle (struct flusher *flusher, struct flush_job *job)
+{
+  struct write *write = flusher->idle;
+
+  flusher->idle = write->next;
+  flusher->under_way++;
+  write->jobs = job;
+  write->done = 0;
+  return write;
+}
+
+/* Begin as many writes as the depth allows: first the jobs that go alone,
+ * then the batch, neighbours together.
+ */
+static void
+begin_writes (struct flusher *flusher)
+{
+  while (flusher->idle != NULL && flusher->alone != NULL) {
+    struct flush_job *job = flusher->alone;
+    flusher->alone = job->next;
+    job->next = NULL;
+    if (!ended_early (job))
+      begin (flusher, take_idle (flusher, job));
+  }
+
+  while (flusher->idle != NULL && flusher->batch_next < flusher->batch_count) {
+    struct flush_job *job = flusher->batch[flusher->batch_next++];
+    if (ended_early (job))
+      continue;
+    struct write *write = take_idle (flusher, job);
+    size_t length = job->length;
+    unsigned segments = 1;
+    while (flusher->batch_next < flusher->batch_count
+           && segments < ENGINE_SEGMENTS && length < WRITE_LIMIT) {
+      struct flush_job *next = flusher->batch[flusher->batch_next];
+      if (next->fd != job->fd || next->offset != job->offset + job->length
+          || next->length == 0)
+        break;
+      job->next = next;
+      job = next;
+      length += job->length;
+      segments++;
+      flusher->batch_next++;
+    }
+    begin (flusher, write);
+  }
+}
+
+/* Take BYTES more off a write's jobs; the finished ones are done. */
+static void
+advance (struct write *write, size_t bytes)
+{
+  write->done += bytes;
+  while (write->jobs != NULL && write->done >= write->jobs->length) {
+    struct flush_job *job = write->jobs;
+    write->done -= job->length;
+    write->jobs = job->next;
+    job->next = NULL;
+    job->done (job, 0);
+  }
+}
+
+/* The engine is done with a write: see how far it came. */
+static void
+complete (struct flusher *flusher, struct write *write)
+{
+  const int64_t result = write->request.result;
+  struct flush_job *jobs;
+
+  if (result > 0)
+    advance (write, (size_t)result);
+  if (write->jobs != NULL
+      && (result > 0 || result == -EINTR || result == -EAGAIN)) {
+    begin (flusher, write);
+    return;
+  }
+
+  jobs = write->jobs;
+  write->jobs = NULL;
+  write->next = flusher->idle;
+  flusher->idle = write;
+  flusher->under_way--;
+  if (jobs == NULL)
+    return;
+  if (jobs->next == NULL) {
+    jobs->done (jobs, result == 0 ? EIO : (int)-result);
+    return;
+  }
+  struct flush_job **end = &jobs;
+  while (*end != NULL)
+    end = &(*end)->next;
+  *end = flusher->alone;
+  flusher->alone = jobs;
+}
+
+/* The fallback is for good, not for one run: the refusal comes from the
+ * kernel's or the container's settings.
+ */
+static int
+make_engine (struct flusher *flusher)
+{
+  flusher->engine = flusher->type->create (DEPTH);
+  if (flusher->engine == NULL && flusher->fallback != NULL) {
+    nbdkit_debug ("fssnap: io=%s is refused here (%m), using io=%s",
+                  flusher->type->name, flusher->fallback->name);
+    flusher->type = flusher->fallback;
+    flusher->engine = flusher->type->create (DEPTH);
+  }
+  return flusher->engine == NULL ? errno : 0;
+}
+
+static void *
+run (void *arg)
+{
+  struct flusher *flusher = arg;
+  const int error = make_engine (flusher);
+
+  {
+    SCOPED_LOCK (&flusher->lock);
+    flusher->started = true;
+    flusher->start_error = error;
+    pthread_cond_signal (&flusher->started_cond);
+  }
+  if (error != 0)
+    return NULL;
+
+  for (;;) {
+    begin_writes (flusher);
+    /* With a write to spare, look for more before waiting: a write that
+     * hangs must not hold up the jobs behind it.
+     */
+    if (flusher->idle != NULL && fill_batch (flusher))
+      continue;
+    if (flusher->stop_seen && flusher->under_way == 0)
+      break;
+    struct engine_request *done = flusher->type->reap (flusher->engine);
+    while (done != NULL) {
+      struct engine_request *next = done->next;
+      complete (flusher, (struct write *)done);
+      done = next;
+    }
+  }
+  flusher->type->free (flusher->engine);
+  return NULL;
+}
+
+int
+flusher_start (struct flusher *flusher)
+{
+  const int err = pthread_create (&flusher->thread, NULL, run, flusher);
+
+  if (err != 0) {
+    errno = err;
+    nbdkit_error ("fssnap: cannot start the flusher's thread: %m");
+    return -1;
+  }
+  pthread_mutex_lock (&flusher->lock);
+  while (!flusher->started)
+    pthread_cond_wait (&flusher->started_cond, &flusher->lock);
+  pthread_mutex_unlock (&flusher->lock);
+  if (flusher->start_error != 0) {
+    pthread_join (flusher->thread, NULL);
+    errno = flusher->start_error;
+    nbdkit_error ("fssnap: io=%s is refused here: %m", flusher->type->name);
+    return -1;
+  }
+  flusher->running = true;
+  return 0;
+}
+
+int
+flusher_stop (struct flusher *flusher, unsigned timeout)
+{
+  struct timespec deadline;
+
+  if (!flusher->running)
+    return 0;
+  {
+    SCOPED_LOCK (&flusher->lock);
+    flusher->stopping = true;
+    flusher->asleep = false;
+  }
+  flusher->type->wake (flusher->engine);
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += timeout;
+  if (pthread_clockjoin_np (flusher->thread, NULL, CLOCK_MONOTONIC, &deadline)
+      != 0)
+    return -1;
+  flusher->running = false;
+  return 0;
+}

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include "transtbl.h"
+#include "scoped.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* More stripes than there are threads at work in an ordinary server. */
+#define STRIPES 64
+
+/* A quarter of a pointer for each translation that fits into memory; the
+ * bounds keep a table small beside the smallest max-memory.
+ */
+#define BUCKETS_MIN 256
+#define BUCKETS_MAX 16384
+
+struct transtbl_stripe {
+  pthread_mutex_t lock;
+  pthread_cond_t settled;
+  unsigned waiters; /* under the lock */
+} __attribute__ ((aligned (64)));
+
+int
+transtbl_init (struct transtbl *table, uint64_t entries)
+{
+  unsigned buckets = BUCKETS_MIN;
+  pthread_condattr_t attr;
+
+  while (buckets < BUCKETS_MAX && buckets < entries / 4)
+    buckets *= 2;
+  *table = (struct transtbl){ .bucket_mask = buckets - 1 };
+  table->buckets = calloc (buckets, sizeof *table->buckets);
+  table->stripes = aligned_alloc (64, STRIPES * sizeof *table->stripes);
+  if (table->buckets == NULL || table->stripes == NULL) {
+    free (table->buckets);
+    free (table->stripes);
+    *table = (struct transtbl){ 0 };
+    errno = ENOMEM;
+    return -1;
+  }
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  for (unsigned i = 0; i < STRIPES; i++) {
+    table->stripes[i].waiters = 0;
+    pthread_mutex_init (&table->stripes[i].lock, NULL);
+    pthread_cond_init (&table->stripes[i].settled, &attr);
+  }
+  pthread_condattr_destroy (&attr);
+  return 0;
+}
+
+void
+transtbl_free (struct transtbl *table)
+{
+  if (table->buckets == NULL)
+    return;
+  for (unsigned i = 0; i <= table->bucket_mask; i++)
+    while (table->buckets[i] != NULL) {
+      struct translation *translation = table->buckets[i];
+      assert (translation->state == TRANSLATION_LOST);
+      table->buckets[i] = translation->next;
+      translation_release (translation);
+    }
+  for (unsigned i = 0; i < STRIPES; i++) {
+    pthread_cond_destroy (&table->stripes[i].settled);
+    pthread_mutex_destroy (&table->stripes[i].lock);
+  }
+  free (table->stripes);
+  free (table->buckets);
+  *table = (struct transtbl){ 0 };
+}
+
+struct translation *
+translation_new (struct snapshot *snapshot)
+{
+  struct translation *translation = calloc (1, sizeof *translation);
+
+  if (translation == NULL)
+    return NULL;
+  translation->snapshot = snapshot;
+  atomic_init (&translation->users, 1);
+  return translation;
+}
+
+static void
+translation_use (struct translation *translation)
+{
+  atomic_fetch_add_explicit (&translation->users, 1, memory_order_relaxed);
+}
+
+void
+translation_release (struct translation *translation)
+{
+  if (translation == NULL
+      || atomic_fetch_sub_explicit (&translation->users, 1,
+                                    memory_order_acq_rel)
+             != 1)
+    return;
+  if (translation->buffer != NULL)
+    buffer_release (translation->buffer);
+  free (translation);
+}
+
+/* Spread groups over the buckets; neighbouring groups go apart. */
+static unsigned
+bucket_of (const struct transtbl *table, uint64_t group)
+{
+  return (unsigned)(group * UINT64_C (0x9e3779b97f4a7c15) >> 40)
+         & table->bucket_mask;
+}
+
+static struct transtbl_stripe *
+stripe_of (const struct transtbl *table, unsigned bucket)
+{
+  return &table->stripes[bucket % STRIPES];
+}
+
+static uint64_t
+group_of (const struct translation *translation)
+{
+  return translation->first / BITMAP_GROUP;
+}
+
+static uint64_t
+mask_of (const struct translation *translation)
+{
+  return bitmap_mask (translation->first % BITMAP_GROUP, translation->count);
+}
+
+enum claim
+transtbl_claim (struct transtbl *table, const struct bitmap *hastrans,
+                uint64_t first, unsigned count, unsigned limit,
+                struct translation *translation, struct translation **busy)
+{
+  const uint64_t group = first / BITMAP_GROUP;
+  const unsigned bucket = bucket_of (table, group);
+  uint64_t wanted = bitmap_mask (first % BITMAP_GROUP, count), owned = 0;
+  struct translation *owner = NULL;
+
+  SCOPED_LOCK (&stripe_of (table, bucket)->lock);
+  wanted &= ~bitmap_group (hastrans, group);
+  if (wanted == 0)
+    return CLAIM_NOTHING;
+  for (struct translation *t = table->buckets[bucket]; t != NULL; t = t->next)
+    if (group_of (t) == group) {
+      owned |= mask_of (t);
+      if (mask_of (t) & wanted)
+        owner = t;
+    }
+  if ((wanted & ~owned) == 0) {
+    translation_use (owner);
+    *busy = owner;
+    return CLAIM_BUSY;
+  }
+
+  wanted &= ~owned;
+  const unsigned start = (unsigned)__builtin_ctzll (wanted);
+  const unsigned run = bitmap_first_run (wanted);
+  translation->state = TRANSLATION_CLAIMED;
+  translation->first = group * BITMAP_GROUP + start;
+  translation->count = run < limit ? run : limit;
+  translation_use (translation);
+  translation->next = table->buckets[bucket];
+  table->buckets[bucket] = translation;
+  return CLAIM_OWNED;
+}
+
+/* The stripe's lock is held. */
+static void
+take_out (struct transtbl *table, unsigned bucket,
+          struct translation *translation)
+{
+  struct translation **p = &table->buckets[bucket];
+
+  while (*p != translation)
+    p = &(*p)->next;
+  *p = translation->next;
+  translation->next = NULL;
+}
+
+/* The stripe's lock is held. */
+static void
+settle (struct transtbl_stripe *stripe, struct translation *translation,
+        int error)
+{
+  translation->settled = true;
+  translation->error = error;
+  if (stripe->waiters > 0)
+    pthread_cond_broadcast (&stripe->settled);
+}
+
+void
+transtbl_publish (struct transtbl *table, struct translation *claim,
+                  struct translation *pieces, struct bitmap *hastrans,
+                  uint64_t mask)
+{
+  const uint64_t group = group_of (claim);
+  const unsigned bucket = bucket_of (table, group);
+  struct transtbl_stripe *stripe = stripe_of (table, bucket);
+
+  {
+    SCOPED_LOCK (&stripe->lock);
+    assert (claim->state == TRANSLATION_CLAIMED);
+    take_out (table, bucket, claim);
+    while (pieces != NULL) {
+      struct translation *next = pieces->next;
+      assert (pieces->state != TRANSLATION_CLAIMED);
+      assert ((mask_of (pieces) & ~mask_of (claim)) == 0);
+      pieces->next = table->buckets[bucket];
+      table->buckets[bucket] = pieces;
+      pieces = next;
+    }
+    bitmap_set_group (hastrans, group, mask);
+    settle (stripe, claim, 0);
+  }
+  translation_release (claim);
+}
+
+void
+transtbl_remove (struct transtbl *table, struct translation *translation,
+                 struct bitmap *hastrans, uint64_t mask, int error)
+{
+  const uint64_t group = group_of (translation);
+  const unsigned bucket = bucket_of (table, group);
+  struct transtbl_stripe *stripe = stripe_of (table, bucket);
+
+  {
+    SCOPED_LOCK (&stripe->lock);
+    if (mask != 0)
+      bitmap_set_group (hastrans, group, mask);
+    take_out (table, bucket, translation);
+    settle (stripe, translation, error);
+  }
+  translation_release (translation);
+}
+
+int
+transtbl_wait (struct transtbl *table, struct translation *translation,
+               const struct timespec *deadline, const atomic_bool *cancelled)
+{
+  const unsigned bucket = bucket_of (table, group_of (translation));
+  struct transtbl_stripe *stripe = stripe_of (table, bucket);
+  int err = 0;
+
+  SCOPED_LOCK (&stripe->lock);
+  stripe->waiters++;
+  while (!translation->settled && err == 0) {
+    if (atomic_load (cancelled))
+      err = ECANCELED;
+    else
+      err = pthread_cond_timedwait (&stripe->settled, &stripe->lock, deadline);
+  }
+  stripe->waiters--;
+  return translation->settled ? translation->error : err;
+}
+
+void
+transtbl_wake (struct transtbl *table)
+{
+  for (unsigned i = 0; i < STRIPES; i++) {
+    SCOPED_LOCK (&table->stripes[i].lock);
+    pthread_cond_broadcast (&table->stripes[i].settled);
+  }
+}
+
+struct translation *
+transtbl_find (struct transtbl *table, uint64_t chunk, uint64_t *count)
+{
+  const uint64_t group = chunk / BITMAP_GROUP;
+  const unsigned bucket = bucket_of (table, group);
+  uint64_t limit = (group + 1) * BITMAP_GROUP - chunk;
+  struct translation *found = NULL;
+
+  if (limit > *count)
+    limit = *count;
+  SCOPED_LOCK (&stripe_of (table, bucket)->lock);
+  for (struct translation *t = table->buckets[bucket]; t != NULL; t = t->next) {
+    if (group_of (t) != group || t->first + t->count <= chunk)
+      continue;
+    if (t->first > chunk) {
+      if (limit > t->first - chunk)
+        limit = t->first - chunk;
+      continue;
+    }
+    assert (t->state != TRANSLATION_CLAIMED);
+    if (limit > t->first + t->count - chunk)
+      limit = t->first + t->count - chunk;
+    translation_use (t);
+    found = t;
+  }
+  *count = limit;
+  return found;
+}
