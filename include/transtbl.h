@@ -38,7 +38,7 @@ enum translation_state {
 
 struct translation {
   struct translation *next;     /* in its bucket; under the stripe's lock */
-  enum translation_state state; /* under the stripe's lock */
+  enum translation_state state; /* set before it enters the table */
   bool settled;                 /* waiters go on; under the stripe's lock */
   int error;                    /* how it settled; under the stripe's lock */
   _Atomic unsigned users;       /* the table is one */
@@ -106,8 +106,8 @@ void transtbl_remove (struct transtbl *table, struct translation *translation,
                       struct bitmap *hastrans, uint64_t mask, int error);
 
 /* Wait until TRANSLATION settles.  Returns how: 0 or its errno; ETIMEDOUT
- * after DEADLINE (CLOCK_MONOTONIC); ECANCELED once *CANCELLED is true
- * (whoever makes it so calls transtbl_wake).
+ * after DEADLINE (CLOCK_MONOTONIC; NULL for none); ECANCELED once *CANCELLED is
+ * true (whoever makes it so calls transtbl_wake).
  */
 int transtbl_wait (struct transtbl *table, struct translation *translation,
                    const struct timespec *deadline,

@@ -71,8 +71,7 @@ fail (struct snapshot *snapshot, const struct cow_write *write, int err,
   nbdkit_error ("snapshot %u: write at offset %" PRIu64
                 " of the origin fails: %s: %s",
                 snapshot->number, write->offset, what, strerror (err));
-  /* The wire has no ETIMEDOUT. */
-  errno = err == ETIMEDOUT ? EIO : err;
+  errno = err;
   return -1;
 }
 
@@ -408,14 +407,39 @@ copy_range (struct snapset *set, struct snapshot *snapshot,
   return 0;
 }
 
-static void
-set_deadline (const struct snapshot *snapshot, struct cow_write *write)
+/* Until when the write may wait for the store, counted from its first wait
+ * for it.
+ */
+static const struct timespec *
+deadline (const struct snapshot *snapshot, struct cow_write *write)
 {
-  if (write->waited)
-    return;
-  clock_gettime (CLOCK_MONOTONIC, &write->deadline);
-  write->deadline.tv_sec += snapshot->options.cow_timeout;
-  write->waited = true;
+  if (!write->waited) {
+    clock_gettime (CLOCK_MONOTONIC, &write->deadline);
+    write->deadline.tv_sec += snapshot->options.cow_timeout;
+    write->waited = true;
+  }
+  return &write->deadline;
+}
+
+/* Wait for the owner of a chunk.  One who still reads the origin waits for
+ * nothing but the origin, and that is not the store's time.
+ */
+static int
+wait_for_owner (struct snapshot *snapshot, struct cow_write *write)
+{
+  struct translation *busy = write->busy;
+
+  /* Others may need the memory while we need none. */
+  if (write->buffer != NULL)
+    buffer_release (write->buffer);
+  write->buffer = NULL;
+  const int err = transtbl_wait (
+      &snapshot->table, busy,
+      busy->state == TRANSLATION_CLAIMED ? NULL : deadline (snapshot, write),
+      &snapshot->broken);
+  write->busy = NULL;
+  translation_release (busy);
+  return err;
 }
 
 /* Outside the gate: wait for an owner, or else for memory.  0: look again.
@@ -424,36 +448,28 @@ set_deadline (const struct snapshot *snapshot, struct cow_write *write)
 static int
 wait_outside (struct snapshot *snapshot, struct cow_write *write)
 {
-  const char *what = "the backing store did not answer within cow-timeout";
   int err = 0;
 
-  set_deadline (snapshot, write);
-  if (write->busy != NULL) {
-    /* Others may need the memory while we need none. */
-    if (write->buffer != NULL)
-      buffer_release (write->buffer);
-    write->buffer = NULL;
-    err = transtbl_wait (&snapshot->table, write->busy, &write->deadline,
-                         &snapshot->broken);
-    translation_release (write->busy);
-    write->busy = NULL;
-    if (err != 0 && err != ECANCELED && err != ETIMEDOUT
-        && snapshot->options.on_error == ON_ERROR_BREAK_WRITE) {
-      errno = err; /* logged where it happened */
-      return -1;
-    }
-  }
+  if (write->busy != NULL)
+    err = wait_for_owner (snapshot, write);
   else {
-    write->buffer = throttle_wait (snapshot->throttle, write->want,
-                                   &write->deadline, &snapshot->broken);
+    write->buffer
+        = throttle_wait (snapshot->throttle, write->want,
+                         deadline (snapshot, write), &snapshot->broken);
     if (write->buffer == NULL)
       err = errno;
     if (err == ENOMEM)
-      what = "no memory for the copy";
+      return fail (snapshot, write, ENOMEM, "no memory for the copy");
   }
-  write->want = 0;
-  return err == ETIMEDOUT || err == ENOMEM ? fail (snapshot, write, err, what)
-                                           : 0;
+  if (err == ETIMEDOUT)
+    return fail (snapshot, write, EIO,
+                 "waited for the backing store as long as cow-timeout allows");
+  if (err != 0 && err != ECANCELED
+      && snapshot->options.on_error == ON_ERROR_BREAK_WRITE) {
+    errno = err; /* logged where it happened */
+    return -1;
+  }
+  return 0;
 }
 
 int

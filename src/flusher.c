@@ -53,9 +53,9 @@ struct flusher {
   struct engine *engine; /* set by the thread before STARTED is true */
   pthread_t thread;
 
-  pthread_mutex_t lock; /* guards what follows, as far as QUEUE_END */
-  pthread_cond_t started_cond;
-  bool started, stopping;
+  pthread_mutex_t lock;   /* guards what follows, as far as QUEUE_END */
+  pthread_cond_t changed; /* STARTED or ENDED became true */
+  bool started, stopping, ended;
   int start_error;
   bool asleep; /* the thread waits in the engine, or is about to */
   struct flush_job *queue;
@@ -78,13 +78,17 @@ flusher_create (const struct engine_type *type,
                 const struct engine_type *fallback)
 {
   struct flusher *flusher = calloc (1, sizeof *flusher);
+  pthread_condattr_t attr;
 
   if (flusher == NULL)
     return NULL;
   flusher->type = type;
   flusher->fallback = fallback;
   pthread_mutex_init (&flusher->lock, NULL);
-  pthread_cond_init (&flusher->started_cond, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&flusher->changed, &attr);
+  pthread_condattr_destroy (&attr);
   flusher->queue_end = &flusher->queue;
   for (unsigned i = 0; i < DEPTH; i++) {
     flusher->writes[i].next = flusher->idle;
@@ -99,7 +103,7 @@ flusher_free (struct flusher *flusher)
   if (flusher == NULL)
     return;
   assert (!flusher->running);
-  pthread_cond_destroy (&flusher->started_cond);
+  pthread_cond_destroy (&flusher->changed);
   pthread_mutex_destroy (&flusher->lock);
   free (flusher);
 }
@@ -322,7 +326,7 @@ run (void *arg)
     SCOPED_LOCK (&flusher->lock);
     flusher->started = true;
     flusher->start_error = error;
-    pthread_cond_signal (&flusher->started_cond);
+    pthread_cond_signal (&flusher->changed);
   }
   if (error != 0)
     return NULL;
@@ -344,6 +348,9 @@ run (void *arg)
     }
   }
   flusher->type->free (flusher->engine);
+  SCOPED_LOCK (&flusher->lock);
+  flusher->ended = true;
+  pthread_cond_signal (&flusher->changed);
   return NULL;
 }
 
@@ -359,7 +366,7 @@ flusher_start (struct flusher *flusher)
   }
   pthread_mutex_lock (&flusher->lock);
   while (!flusher->started)
-    pthread_cond_wait (&flusher->started_cond, &flusher->lock);
+    pthread_cond_wait (&flusher->changed, &flusher->lock);
   pthread_mutex_unlock (&flusher->lock);
   if (flusher->start_error != 0) {
     pthread_join (flusher->thread, NULL);
@@ -375,20 +382,23 @@ int
 flusher_stop (struct flusher *flusher, unsigned timeout)
 {
   struct timespec deadline;
+  int err = 0;
 
   if (!flusher->running)
     return 0;
-  {
-    SCOPED_LOCK (&flusher->lock);
-    flusher->stopping = true;
-    flusher->asleep = false;
-  }
-  flusher->type->wake (flusher->engine);
   clock_gettime (CLOCK_MONOTONIC, &deadline);
   deadline.tv_sec += timeout;
-  if (pthread_clockjoin_np (flusher->thread, NULL, CLOCK_MONOTONIC, &deadline)
-      != 0)
+  pthread_mutex_lock (&flusher->lock);
+  flusher->stopping = true;
+  flusher->asleep = false;
+  flusher->type->wake (flusher->engine);
+  while (!flusher->ended && err == 0)
+    err = pthread_cond_timedwait (&flusher->changed, &flusher->lock, &deadline);
+  const bool ended = flusher->ended;
+  pthread_mutex_unlock (&flusher->lock);
+  if (!ended)
     return -1;
+  pthread_join (flusher->thread, NULL);
   flusher->running = false;
   return 0;
 }

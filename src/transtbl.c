@@ -248,6 +248,8 @@ transtbl_wait (struct transtbl *table, struct translation *translation,
   while (!translation->settled && err == 0) {
     if (atomic_load (cancelled))
       err = ECANCELED;
+    else if (deadline == NULL)
+      err = pthread_cond_wait (&stripe->settled, &stripe->lock);
     else
       err = pthread_cond_timedwait (&stripe->settled, &stripe->lock, deadline);
   }
