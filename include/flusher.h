@@ -22,6 +22,7 @@ struct flush_job {
   uint64_t offset;              /*                             */
   const void *data;             /* what, LENGTH bytes; none: DONE is just */
   size_t length;                /* called on the flusher's thread */
+  bool urgent;                  /* someone waits for DONE */
   const atomic_bool *cancelled; /* true: do not begin, fail with ECANCELED */
 
   /* On the flusher's thread: ERROR is 0 or an errno (never negative).  May

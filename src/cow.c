@@ -217,6 +217,7 @@ add_piece (struct snapshot *snapshot, const struct translation *claim,
     .next = pieces->jobs,
     .data = piece->data,
     .length = snapshot_bytes (snapshot, piece->first, piece->count),
+    .urgent = snapshot->options.durability >= DURABILITY_WRITTEN,
     .cancelled = &snapshot->broken,
     .done = stored,
   };

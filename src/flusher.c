@@ -11,6 +11,10 @@
  * several jobs fails, the jobs it had finished are done, and the others go
  * again each by itself, so that only those fail that cannot be written.
  *
+ * Jobs that nobody waits for come one by one, thousands a second.  Waking
+ * the thread for each would cost the writer more than the copy, so after
+ * such a job the thread naps before it goes on, and finds many.
+ *
  * Why a batch is sorted: writers touch neighbouring chunks from different
  * threads, so neighbours arrive near to each other but in no order.
  */
@@ -40,6 +44,17 @@
 /* Bytes that one merged write may reach before it takes no more jobs. */
 #define WRITE_LIMIT ((size_t)1 << 20)
 
+/* How long the thread naps.  On two cores 4 KiB first-touch writes are a
+ * fifth faster with a nap of half a millisecond than without, and no faster
+ * with a longer one.
+ */
+#define NAP_NS 500000
+
+/* Queued bytes that end a nap: a small part of what max-memory usually is,
+ * and as much as a batch needs to be worth its system calls.
+ */
+#define NAP_BYTES ((size_t)256 << 10)
+
 struct write {
   struct engine_request request; /* first: an engine hands it back */
   struct write *next;            /* among the idle ones */
@@ -53,18 +68,22 @@ struct flusher {
   struct engine *engine; /* set by the thread before STARTED is true */
   pthread_t thread;
 
-  pthread_mutex_t lock;   /* guards what follows, as far as QUEUE_END */
+  pthread_mutex_t lock;   /* guards what follows, as far as AWAKE */
   pthread_cond_t changed; /* STARTED or ENDED became true */
   bool started, stopping, ended;
   int start_error;
   bool asleep; /* the thread waits in the engine, or is about to */
   struct flush_job *queue;
   struct flush_job **queue_end;
+  size_t queued;        /* bytes in the queue */
+  bool hurry;           /* no time to nap */
+  pthread_cond_t awake; /* HURRY became true */
 
   bool running; /* of who starts and stops it */
 
   /* The thread's own. */
-  bool stop_seen;
+  bool stop_seen, napped;
+  unsigned urgent; /* jobs that someone waits for, taken and not done */
   struct flush_job *batch[BATCH];
   unsigned batch_next, batch_count;
   struct flush_job *alone; /* to go again by themselves */
@@ -88,6 +107,7 @@ flusher_create (const struct engine_type *type,
   pthread_condattr_init (&attr);
   pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
   pthread_cond_init (&flusher->changed, &attr);
+  pthread_cond_init (&flusher->awake, &attr);
   pthread_condattr_destroy (&attr);
   flusher->queue_end = &flusher->queue;
   for (unsigned i = 0; i < DEPTH; i++) {
@@ -104,6 +124,7 @@ flusher_free (struct flusher *flusher)
     return;
   assert (!flusher->running);
   pthread_cond_destroy (&flusher->changed);
+  pthread_cond_destroy (&flusher->awake);
   pthread_mutex_destroy (&flusher->lock);
   free (flusher);
 }
@@ -112,21 +133,49 @@ void
 flusher_submit (struct flusher *flusher, struct flush_job *jobs)
 {
   struct flush_job **end = &jobs;
-  bool wake;
+  size_t bytes = 0;
+  bool urgent = false, wake;
 
   if (jobs == NULL)
     return;
-  while (*end != NULL)
+  while (*end != NULL) {
+    bytes += (*end)->length;
+    urgent |= (*end)->urgent;
     end = &(*end)->next;
+  }
   {
     SCOPED_LOCK (&flusher->lock);
     *flusher->queue_end = jobs;
     flusher->queue_end = end;
+    flusher->queued += bytes;
+    if (!flusher->hurry && (urgent || flusher->queued >= NAP_BYTES)) {
+      flusher->hurry = true;
+      pthread_cond_signal (&flusher->awake);
+    }
     wake = flusher->asleep;
     flusher->asleep = false;
   }
   if (wake)
     flusher->type->wake (flusher->engine);
+}
+
+/* Let jobs gather, unless someone waits for them. */
+static void
+nap (struct flusher *flusher)
+{
+  struct timespec deadline;
+  int err = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_nsec += NAP_NS;
+  if (deadline.tv_nsec >= 1000000000) {
+    deadline.tv_nsec -= 1000000000;
+    deadline.tv_sec++;
+  }
+  SCOPED_LOCK (&flusher->lock);
+  flusher->asleep = false;
+  while (!flusher->hurry && !flusher->stopping && err == 0)
+    err = pthread_cond_timedwait (&flusher->awake, &flusher->lock, &deadline);
 }
 
 /* By file, then by offset. */
@@ -139,6 +188,14 @@ compare_jobs (const void *a, const void *b)
   if (x->fd != y->fd)
     return x->fd < y->fd ? -1 : 1;
   return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* A job ends: its owner may free it. */
+static void
+finish (struct flusher *flusher, struct flush_job *job, int error)
+{
+  flusher->urgent -= job->urgent;
+  job->done (job, error);
 }
 
 /* Take up to a batch of jobs from the queue; the batch before is used up.
@@ -156,17 +213,21 @@ fill_batch (struct flusher *flusher)
       struct flush_job *job = flusher->queue;
       flusher->queue = job->next;
       job->next = NULL;
+      flusher->urgent += job->urgent;
       flusher->batch[flusher->batch_count++] = job;
     }
-    if (flusher->queue == NULL)
+    if (flusher->queue == NULL) {
       flusher->queue_end = &flusher->queue;
+      flusher->queued = 0;
+      flusher->hurry = false;
+    }
     flusher->stop_seen = flusher->stopping;
     flusher->asleep = flusher->batch_count == 0;
   }
   if (flusher->stop_seen)
     while (flusher->batch_next < flusher->batch_count) {
       struct flush_job *job = flusher->batch[flusher->batch_next++];
-      job->done (job, ECANCELED);
+      finish (flusher, job, ECANCELED);
     }
   else
     qsort (flusher->batch, flusher->batch_count, sizeof flusher->batch[0],
@@ -196,11 +257,11 @@ begin (struct flusher *flusher, struct write *write)
 
 /* Jobs that need no write end here. */
 static bool
-ended_early (struct flush_job *job)
+ended_early (struct flusher *flusher, struct flush_job *job)
 {
   if (job->length > 0 && !atomic_load (job->cancelled))
     return false;
-  job->done (job, job->length > 0 ? ECANCELED : 0);
+  finish (flusher, job, job->length > 0 ? ECANCELED : 0);
   return true;
 }
 
@@ -226,13 +287,13 @@ begin_writes (struct flusher *flusher)
     struct flush_job *job = flusher->alone;
     flusher->alone = job->next;
     job->next = NULL;
-    if (!ended_early (job))
+    if (!ended_early (flusher, job))
       begin (flusher, take_idle (flusher, job));
   }
 
   while (flusher->idle != NULL && flusher->batch_next < flusher->batch_count) {
     struct flush_job *job = flusher->batch[flusher->batch_next++];
-    if (ended_early (job))
+    if (ended_early (flusher, job))
       continue;
     struct write *write = take_idle (flusher, job);
     size_t length = job->length;
@@ -255,7 +316,7 @@ begin_writes (struct flusher *flusher)
 
 /* Take BYTES more off a write's jobs; the finished ones are done. */
 static void
-advance (struct write *write, size_t bytes)
+advance (struct flusher *flusher, struct write *write, size_t bytes)
 {
   write->done += bytes;
   while (write->jobs != NULL && write->done >= write->jobs->length) {
@@ -263,7 +324,7 @@ advance (struct write *write, size_t bytes)
     write->done -= job->length;
     write->jobs = job->next;
     job->next = NULL;
-    job->done (job, 0);
+    finish (flusher, job, 0);
   }
 }
 
@@ -275,7 +336,7 @@ complete (struct flusher *flusher, struct write *write)
   struct flush_job *jobs;
 
   if (result > 0)
-    advance (write, (size_t)result);
+    advance (flusher, write, (size_t)result);
   if (write->jobs != NULL
       && (result > 0 || result == -EINTR || result == -EAGAIN)) {
     begin (flusher, write);
@@ -290,7 +351,7 @@ complete (struct flusher *flusher, struct write *write)
   if (jobs == NULL)
     return;
   if (jobs->next == NULL) {
-    jobs->done (jobs, result == 0 ? EIO : (int)-result);
+    finish (flusher, jobs, result == 0 ? EIO : (int)-result);
     return;
   }
   struct flush_job **end = &jobs;
@@ -340,6 +401,12 @@ run (void *arg)
       continue;
     if (flusher->stop_seen && flusher->under_way == 0)
       break;
+    if (flusher->under_way > 0 && flusher->urgent == 0 && !flusher->napped) {
+      flusher->napped = true;
+      nap (flusher);
+      continue;
+    }
+    flusher->napped = false;
     struct engine_request *done = flusher->type->reap (flusher->engine);
     while (done != NULL) {
       struct engine_request *next = done->next;
@@ -391,6 +458,7 @@ flusher_stop (struct flusher *flusher, unsigned timeout)
   pthread_mutex_lock (&flusher->lock);
   flusher->stopping = true;
   flusher->asleep = false;
+  pthread_cond_signal (&flusher->awake);
   flusher->type->wake (flusher->engine);
   while (!flusher->ended && err == 0)
     err = pthread_cond_timedwait (&flusher->changed, &flusher->lock, &deadline);
