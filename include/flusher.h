@@ -43,7 +43,9 @@ struct flusher *flusher_create (const struct engine_type *type,
 /* Start the thread.  0, or -1 with errno, and a message. */
 int flusher_start (struct flusher *flusher);
 
-/* Queue a list of jobs, linked by NEXT.  Never blocks on I/O. */
+/* Queue a list of jobs, linked by NEXT.  Never blocks on I/O.  Of jobs that
+ * come after the flusher has ended, nobody hears again.
+ */
 void flusher_submit (struct flusher *flusher, struct flush_job *jobs);
 
 /* Fail what is queued with ECANCELED, wait for what has begun, and end the

@@ -60,6 +60,8 @@ struct snapshot {
   _Atomic uint64_t copied; /* bytes counted against maxsize */
   _Atomic unsigned lost;   /* runs of chunks that could not be read */
 
+  _Atomic int store_error; /* why the last job failed that did */
+
   /* Jobs queued or begun, and one until it breaks. */
   _Atomic uint64_t pending;
 

@@ -65,7 +65,7 @@ struct transtbl {
 /* A table meant for about ENTRIES translations.  0, or -1 with errno. */
 int transtbl_init (struct transtbl *table, uint64_t entries);
 
-/* Nobody may use the table any more; lost translations go with it. */
+/* Nobody may use the table any more; what is left in it goes too. */
 void transtbl_free (struct transtbl *table);
 
 /* A translation with one user, in no table yet.  NULL with errno. */
@@ -104,6 +104,12 @@ void transtbl_publish (struct transtbl *table, struct translation *claim,
  */
 void transtbl_remove (struct transtbl *table, struct translation *translation,
                       struct bitmap *hastrans, uint64_t mask, int error);
+
+/* A translation will not be stored, because of ERROR, and is to stay where
+ * it is: in memory.  Its waiters go on.
+ */
+void transtbl_settle (struct transtbl *table, struct translation *translation,
+                      int error);
 
 /* Wait until TRANSLATION settles.  Returns how: 0 or its errno; ETIMEDOUT
  * after DEADLINE (CLOCK_MONOTONIC; NULL for none); ECANCELED once *CANCELLED is

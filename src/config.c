@@ -2,11 +2,13 @@
 
 #include "config.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -34,22 +36,37 @@ refuse (const char *key, const char *value, const char *allowed)
   return -1;
 }
 
-/* nbdkit_parse_size has a message of its own, which names no parameter: ask
- * it only when it will agree.
+/* As nbdkit_parse_size, but without a message of its own, which would name
+ * no parameter.
  */
 static bool
 parse_size (const char *value, uint64_t *size)
 {
-  const size_t digits = strspn (value, "0123456789");
+  static const char suffixes[] = "bkmgtpe";
+  char *end;
 
-  if (digits == 0 || digits > 15
-      || (value[digits] != '\0'
-          && (strchr ("bBkKmMgGtTpPeEsS", value[digits]) == NULL
-              || value[digits + 1] != '\0')))
+  if (*value < '0' || *value > '9')
     return false;
-  const int64_t r = nbdkit_parse_size (value);
-  *size = (uint64_t)r;
-  return r >= 0;
+  errno = 0;
+  const uint64_t number = strtoull (value, &end, 10);
+  if (errno != 0)
+    return false;
+  unsigned shift = 0;
+  if (*end == 's' || *end == 'S') { /* sectors */
+    shift = 9;
+    end++;
+  }
+  else if (*end != '\0') {
+    const char *suffix = strchr (suffixes, tolower ((unsigned char)*end));
+    if (suffix == NULL)
+      return false;
+    shift = 10 * (unsigned)(suffix - suffixes);
+    end++;
+  }
+  if (*end != '\0' || number > (uint64_t)INT64_MAX >> shift)
+    return false;
+  *size = number << shift;
+  return true;
 }
 
 static int
@@ -204,11 +221,20 @@ static int
 default_store (struct config *config)
 {
   const char *directory = getenv ("TMPDIR");
+  struct stat st;
 
   if (directory == NULL || *directory == '\0')
     directory = "/var/tmp";
   config->backing_store = nbdkit_absolute_path (directory);
-  return config->backing_store == NULL ? -1 : 0;
+  if (config->backing_store == NULL)
+    return -1;
+  /* Anything else would pass for the name of a new file. */
+  if (stat (config->backing_store, &st) == -1 || !S_ISDIR (st.st_mode)) {
+    nbdkit_error ("TMPDIR=%s: must be a directory; or set backing-store=",
+                  directory);
+    return -1;
+  }
+  return 0;
 }
 
 int

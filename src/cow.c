@@ -48,8 +48,11 @@
 
 /* One write on its way through cow_begin_write. */
 struct cow_write {
-  uint64_t offset, count; /* bytes of the origin */
-  bool waited;            /* DEADLINE is set */
+  uint64_t offset, count;    /* bytes of the origin */
+  struct snapshot *snapshot; /* the newest, when it last looked */
+  uint64_t tried;            /* chunks of it before this one were kept, or
+                                had an owner, when it last looked */
+  bool waited;               /* DEADLINE is set */
   struct timespec deadline;
   struct buffer *buffer;    /* memory for the next run, or NULL */
   size_t want;              /* bytes of memory to wait for, or 0 */
@@ -95,15 +98,23 @@ stored (struct flush_job *job, int error)
                       ": %s",
                       backfile_name (snapshot->backfile), job->length, offset,
                       strerror (error));
-    else
+    else {
+      atomic_store (&snapshot->store_error, error);
       nbdkit_error ("snapshot %u: backing store %s: write of %zu bytes at "
                     "offset %" PRIu64 ": %s; writes to the origin that need "
                     "it fail",
                     snapshot->number, backfile_name (snapshot->backfile),
                     job->length, offset, strerror (error));
+    }
   }
   if (error != 0)
     snapshot_uncount (snapshot, job->length);
+  if (error == ECANCELED && !snapshot_is_broken (snapshot)) {
+    /* The server ends.  The snapshot stays right as long as it is there. */
+    transtbl_settle (&snapshot->table, translation, ESHUTDOWN);
+    snapshot_job_ended (snapshot);
+    return;
+  }
   transtbl_remove (&snapshot->table, translation, &snapshot->hastrans, mask,
                    error);
   snapshot_job_ended (snapshot);
@@ -311,14 +322,31 @@ give_back:
   return err == ECANCELED ? 0 : -1;
 }
 
+/* The caller owns CLAIM, but its chunks were being copied before, which
+ * failed and was logged: fail like that instead of trying for ever.
+ */
+static int
+fail_again (struct snapshot *snapshot, struct translation *claim)
+{
+  const int err = atomic_load (&snapshot->store_error);
+
+  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
+  errno = err;
+  return -1;
+}
+
 /* Have memory for a run of up to BYTES.  0; 1 if the write has to wait for
  * it; -1 with errno if the write has failed.
  */
 static int
 have_buffer (struct snapshot *snapshot, struct cow_write *write, size_t bytes)
 {
-  if (write->buffer != NULL)
+  /* What it has may be from before a snapshot with larger chunks. */
+  if (write->buffer != NULL
+      && write->buffer->size >= snapshot->options.chunk_size)
     return 0;
+  if (write->buffer != NULL)
+    buffer_release (write->buffer);
   if (bytes > snapshot->run_limit)
     bytes = snapshot->run_limit;
   write->buffer = throttle_try (snapshot->throttle, bytes);
@@ -363,7 +391,11 @@ copy_group (struct snapset *set, struct snapshot *snapshot,
     switch (transtbl_claim (&snapshot->table, &snapshot->hastrans, first, count,
                             (unsigned)limit, claim, &busy)) {
     case CLAIM_OWNED:
-      r = copy_claim (set, snapshot, write, claim);
+      if (claim->first < write->tried
+          && snapshot->options.on_error == ON_ERROR_BREAK_WRITE)
+        r = fail_again (snapshot, claim);
+      else
+        r = copy_claim (set, snapshot, write, claim);
       break;
     case CLAIM_BUSY:
       if (write->busy == NULL)
@@ -390,6 +422,10 @@ copy_range (struct snapset *set, struct snapshot *snapshot,
   const uint64_t end = write->offset + write->count < snapshot->size
                            ? write->offset + write->count
                            : snapshot->size;
+  if (write->snapshot != snapshot) {
+    write->snapshot = snapshot;
+    write->tried = 0;
+  }
   if (write->offset >= end)
     return 0; /* the origin has grown: nothing of this is the snapshot's */
 
@@ -404,6 +440,8 @@ copy_range (struct snapset *set, struct snapshot *snapshot,
     if (r != 0)
       return r;
     chunk = next;
+    if (write->tried < chunk)
+      write->tried = chunk;
   }
   return 0;
 }
@@ -465,6 +503,8 @@ wait_outside (struct snapshot *snapshot, struct cow_write *write)
   if (err == ETIMEDOUT)
     return fail (snapshot, write, EIO,
                  "waited for the backing store as long as cow-timeout allows");
+  if (err == ESHUTDOWN)
+    return fail (snapshot, write, err, "the server ends");
   if (err != 0 && err != ECANCELED
       && snapshot->options.on_error == ON_ERROR_BREAK_WRITE) {
     errno = err; /* logged where it happened */
@@ -486,7 +526,7 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
     if (r == 0 && write.busy == NULL)
       break; /* all kept; or the snapshot broke, and wants nothing */
     snapset_leave (set);
-    if (r == 1 || write.busy != NULL)
+    if (r != -1)
       r = wait_outside (snapshot, &write);
   } while (r != -1);
 

@@ -414,10 +414,13 @@ run (void *arg)
       done = next;
     }
   }
-  flusher->type->free (flusher->engine);
-  SCOPED_LOCK (&flusher->lock);
-  flusher->ended = true;
-  pthread_cond_signal (&flusher->changed);
+  {
+    SCOPED_LOCK (&flusher->lock);
+    flusher->ended = true;
+    flusher->asleep = false; /* nobody to wake any more */
+    flusher->type->free (flusher->engine);
+    pthread_cond_signal (&flusher->changed);
+  }
   return NULL;
 }
 
@@ -459,7 +462,8 @@ flusher_stop (struct flusher *flusher, unsigned timeout)
   flusher->stopping = true;
   flusher->asleep = false;
   pthread_cond_signal (&flusher->awake);
-  flusher->type->wake (flusher->engine);
+  if (!flusher->ended)
+    flusher->type->wake (flusher->engine);
   while (!flusher->ended && err == 0)
     err = pthread_cond_timedwait (&flusher->changed, &flusher->lock, &deadline);
   const bool ended = flusher->ended;

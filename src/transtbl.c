@@ -58,7 +58,6 @@ transtbl_free (struct transtbl *table)
   for (unsigned i = 0; i <= table->bucket_mask; i++)
     while (table->buckets[i] != NULL) {
       struct translation *translation = table->buckets[i];
-      assert (translation->state == TRANSLATION_LOST);
       table->buckets[i] = translation->next;
       translation_release (translation);
     }
@@ -233,6 +232,17 @@ transtbl_remove (struct transtbl *table, struct translation *translation,
     settle (stripe, translation, error);
   }
   translation_release (translation);
+}
+
+void
+transtbl_settle (struct transtbl *table, struct translation *translation,
+                 int error)
+{
+  struct transtbl_stripe *stripe
+      = stripe_of (table, bucket_of (table, group_of (translation)));
+
+  SCOPED_LOCK (&stripe->lock);
+  settle (stripe, translation, error);
 }
 
 int

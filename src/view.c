@@ -77,18 +77,12 @@ find_place (struct snapshot *snapshot, uint64_t offset, uint64_t count)
   return place;
 }
 
-/* The second look.  COUNT bytes at OFFSET were read as PLACE says: for how
- * many of them was that right?  0: none, find their place again.  -1 with
- * errno, logged: a layer on the way is broken.
+/* Are all layers on the way to PLACE whole?  0, or -1 with errno (EIO),
+ * logged.
  */
-static int64_t
-look_again (struct snapshot *snapshot, struct place place, uint64_t offset)
+static int
+check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
 {
-  /* The read before, the looks after.  Pairs with the order of the bit, or
-   * the mark, and the overwrite in the writer.
-   */
-  atomic_thread_fence (memory_order_seq_cst);
-
   for (struct snapshot *layer = snapshot; layer != NULL;
        layer = newer (layer)) {
     if (snapshot_is_broken (layer)) {
@@ -99,8 +93,27 @@ look_again (struct snapshot *snapshot, struct place place, uint64_t offset)
       return -1;
     }
     if (layer == place.layer)
-      return (int64_t)place.length;
+      break;
   }
+  return 0;
+}
+
+/* The second look.  What is at OFFSET was read as PLACE says: for how many
+ * bytes was that right?  0: none, find their place again.  -1 with errno,
+ * logged: a layer on the way is broken.
+ */
+static int64_t
+look_again (struct snapshot *snapshot, struct place place, uint64_t offset)
+{
+  /* The read before, the looks after.  Pairs with the order of the bit, or
+   * the mark, and the overwrite in the writer.
+   */
+  atomic_thread_fence (memory_order_seq_cst);
+
+  if (check_whole (snapshot, place, offset) == -1)
+    return -1;
+  if (place.layer != NULL)
+    return (int64_t)place.length;
   const struct place now = find_place (snapshot, offset, place.length);
   return now.layer == NULL ? (int64_t)now.length : 0;
 }
@@ -175,6 +188,9 @@ view_read (struct snapset *set, struct snapshot *snapshot, void *buf,
 
   while (count > 0) {
     const struct place place = find_place (snapshot, offset, count);
+    /* What is broken already has no space left to read from. */
+    if (check_whole (snapshot, place, offset) == -1)
+      return -1;
     const int r
         = place.layer != NULL
               ? read_layer (place.layer, p, place.length, offset)
@@ -224,6 +240,8 @@ snapshot_extent (struct snapset *set, struct snapshot *snapshot, uint64_t count,
 
   do {
     struct place place = find_place (snapshot, offset, count);
+    if (check_whole (snapshot, place, offset) == -1)
+      return -1;
     const int r
         = place.layer != NULL
               ? layer_extent (place.layer, place.length, offset, length, hole)
