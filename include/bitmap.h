@@ -9,6 +9,7 @@
 #ifndef FSSNAP_BITMAP_H
 #define FSSNAP_BITMAP_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,6 +34,7 @@ void bitmap_free (struct bitmap *bitmap);
 static inline uint64_t
 bitmap_mask (unsigned first, unsigned count)
 {
+  assert (count > 0 && first + count <= BITMAP_GROUP);
   return (UINT64_MAX >> (BITMAP_GROUP - count)) << first;
 }
 

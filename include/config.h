@@ -16,6 +16,7 @@ struct config {
   uint64_t max_memory; /* bytes */
   bool snapshot_at_start;
   bool durability_given;
+  bool max_memory_given;
   const struct engine_type *engine;
   const struct engine_type *fallback; /* NULL if IO was chosen */
   struct snapshot_options snapshot;
@@ -33,7 +34,8 @@ struct config {
   P ("backfile-size", "SIZE", "0",                                             \
      "split the backing file into files of at most this; 0: one file")         \
   P ("maxsize", "SIZE", "0", "limit on the bytes copied; 0: none")             \
-  P ("max-memory", "SIZE", "64M", "limit on copies waiting in memory")         \
+  P ("max-memory", "SIZE", "64M, or two chunks",                               \
+     "limit on copies waiting in memory")                                      \
   P ("durability", "async|written", "async",                                   \
      "where a copy must be before the origin is overwritten")                  \
   P ("on-error", "break-snapshot|break-write", "break-snapshot",               \

@@ -139,6 +139,7 @@ make_part (struct backfile *backfile, unsigned part,
                           part + 1, backfile->parts, options->chunk_size,
                           options->origin, start);
   const size_t used = (size_t)n < sizeof header ? (size_t)n : sizeof header - 1;
+  errno = ENOSPC; /* of a short write */
   if (pwrite (fd, header, used, 0) != (ssize_t)used) {
     nbdkit_error ("backing-store=%s: cannot write to a new file: %m",
                   backfile->store);

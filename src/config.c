@@ -187,8 +187,10 @@ config_set (struct config *config, const char *key, const char *value)
     return set_size (key, value, &options->backfile_size);
   if (strcmp (key, "maxsize") == 0)
     return set_size (key, value, &options->maxsize);
-  if (strcmp (key, "max-memory") == 0)
+  if (strcmp (key, "max-memory") == 0) {
+    config->max_memory_given = true;
     return set_size (key, value, &config->max_memory);
+  }
   if (strcmp (key, "cow-timeout") == 0)
     return set_timeout (config, key, value);
   if (strcmp (key, "io") == 0)
@@ -263,6 +265,8 @@ config_check (struct config *config)
   }
   if (least_memory < MEMORY_MIN)
     least_memory = MEMORY_MIN;
+  if (!config->max_memory_given && config->max_memory < least_memory)
+    config->max_memory = least_memory;
   if (config->max_memory < least_memory) {
     nbdkit_error ("max-memory=%" PRIu64 ": must be at least %" PRIu64
                   " with chunksize=%" PRIu64,

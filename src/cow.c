@@ -396,6 +396,7 @@ copy_group (struct snapset *set, struct snapshot *snapshot,
         r = fail_again (snapshot, claim);
       else
         r = copy_claim (set, snapshot, write, claim);
+      write->tried = claim->first + claim->count;
       break;
     case CLAIM_BUSY:
       if (write->busy == NULL)
@@ -472,12 +473,17 @@ wait_for_owner (struct snapshot *snapshot, struct cow_write *write)
   if (write->buffer != NULL)
     buffer_release (write->buffer);
   write->buffer = NULL;
-  const int err = transtbl_wait (
-      &snapshot->table, busy,
-      busy->state == TRANSLATION_CLAIMED ? NULL : deadline (snapshot, write),
-      &snapshot->broken);
+  const bool claimed = busy->state == TRANSLATION_CLAIMED;
+  int err = transtbl_wait (&snapshot->table, busy,
+                           claimed ? NULL : deadline (snapshot, write),
+                           &snapshot->broken);
   write->busy = NULL;
   translation_release (busy);
+  if (claimed && err != 0) {
+    /* What the owner could not copy need not be what this write needs. */
+    write->tried = 0;
+    err = 0;
+  }
   return err;
 }
 

@@ -2,6 +2,10 @@
 /* The io_uring engine.  Submissions collect in the ring until reap, so
  * that a batch costs one system call.  An eventfd that the ring always
  * polls turns wake into a completion.
+ *
+ * The kernel itself goes on with a short write to a file, so a result is
+ * all, or an error.  A file system that writes nothing and reports no error
+ * makes it try for ever (Linux 6.18): that is a store that hangs.
  */
 
 #include "engine.h"

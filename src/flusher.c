@@ -134,7 +134,7 @@ flusher_submit (struct flusher *flusher, struct flush_job *jobs)
 {
   struct flush_job **end = &jobs;
   size_t bytes = 0;
-  bool urgent = false, wake;
+  bool urgent = false;
 
   if (jobs == NULL)
     return;
@@ -152,11 +152,11 @@ flusher_submit (struct flusher *flusher, struct flush_job *jobs)
       flusher->hurry = true;
       pthread_cond_signal (&flusher->awake);
     }
-    wake = flusher->asleep;
+    /* Under the lock: the engine is freed under it. */
+    if (flusher->asleep)
+      flusher->type->wake (flusher->engine);
     flusher->asleep = false;
   }
-  if (wake)
-    flusher->type->wake (flusher->engine);
 }
 
 /* Let jobs gather, unless someone waits for them. */
