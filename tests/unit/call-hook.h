@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A look at, and a hand in, every call the core makes that can fail or
+ * wait.  The linker sends those calls here (meson.build has the list).
+ */
+
+#ifndef FSSNAP_CALL_HOOK_H
+#define FSSNAP_CALL_HOOK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum call {
+  CALL_OPEN,
+  CALL_PREAD,
+  CALL_PWRITE,
+  CALL_PWRITEV,
+  CALL_PWRITEV2,
+  CALL_FALLOCATE,
+  CALL_FTRUNCATE,
+  CALL_FDATASYNC,
+  CALL_LSEEK,
+  CALL_FSTAT,
+  CALL_FCNTL,
+  CALL_UNLINK,
+  CALL_MEMORY, /* malloc, calloc, aligned_alloc, mmap; COUNT bytes */
+  CALL_WAIT,   /* pthread_cond_wait and timedwait, their lock is held */
+};
+
+struct call_event {
+  enum call call;
+  int fd; /* -1 if there is none */
+  uint64_t offset, count;
+};
+
+/* What is to become of the call; all zeros: it goes on. */
+struct call_verdict {
+  int error;     /* fail with this errno */
+  uint64_t most; /* transfer at most so many bytes; 0: no limit */
+};
+
+typedef struct call_verdict (*call_hook) (const struct call_event *event);
+
+/* Ask HOOK before each call from now on, on the thread that makes it; NULL:
+ * nobody.  What the hook itself calls asks nobody.
+ */
+void call_hook_set (call_hook hook);
+
+/* On this thread, no hook is asked while this is true. */
+extern _Thread_local bool call_hook_off;
+
+#endif

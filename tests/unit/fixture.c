@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include "cmocka-all.h"
+#include "fixture.h"
+#include "call-hook.h"
+#include "nbdkit-stub.h"
+#include "scoped.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char *
+test_directory (void)
+{
+  const char *directory = getenv ("FSSNAP_TEST_DIR");
+
+  return directory != NULL ? directory : "/dev/shm";
+}
+
+int
+unnamed_file (uint64_t size, char path[32])
+{
+  const int fd = open (test_directory (), O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+
+  assert_int_not_equal (fd, -1);
+  assert_int_equal (ftruncate (fd, (off_t)size), 0);
+  snprintf (path, 32, "/proc/self/fd/%d", fd);
+  return fd;
+}
+
+uint8_t
+old_byte (uint64_t offset)
+{
+  return (uint8_t)(1 + (offset * UINT64_C (0x9e3779b97f4a7c15) >> 40) % 255);
+}
+
+void
+fixture_open (struct fixture *fixture)
+{
+  if (fixture->size == 0)
+    fixture->size = 1 << 20;
+  if (fixture->engine == NULL)
+    fixture->engine = &engine_sync;
+  if (fixture->memory == 0)
+    fixture->memory = 64 << 20;
+  fixture->fd = unnamed_file (fixture->size, fixture->path);
+  fixture->old = malloc (fixture->size);
+  for (uint64_t i = 0; i < fixture->size; i++)
+    fixture->old[i] = old_byte (i);
+  assert_int_equal (pwrite (fixture->fd, fixture->old, fixture->size, 0),
+                    fixture->size);
+
+  messages_clear ();
+  fixture->origin = origin_open (fixture->path);
+  fixture->flusher = flusher_create (fixture->engine, NULL);
+  assert_non_null (fixture->origin);
+  assert_non_null (fixture->flusher);
+  assert_int_equal (flusher_start (fixture->flusher), 0);
+  fixture->set
+      = snapset_create (fixture->origin, fixture->flusher, fixture->memory);
+  assert_non_null (fixture->set);
+  if (fixture->options.chunk_size == 0)
+    fixture->options.chunk_size = 4096;
+  if (fixture->options.cow_timeout == 0)
+    fixture->options.cow_timeout = 60;
+  if (fixture->options.backing_store == NULL)
+    fixture->options.backing_store = test_directory ();
+}
+
+void
+fixture_close (struct fixture *fixture)
+{
+  assert_int_equal (flusher_stop (fixture->flusher, 60), 0);
+  snapset_free (fixture->set);
+  flusher_free (fixture->flusher);
+  origin_close (fixture->origin);
+  free (fixture->old);
+  close (fixture->fd);
+}
+
+struct snapshot *
+fixture_freeze (struct fixture *fixture)
+{
+  struct snapshot *snapshot = snapset_freeze (fixture->set, &fixture->options);
+
+  assert_non_null (snapshot);
+  return snapshot;
+}
+
+/* Memory of the test, which no hook shall refuse. */
+static uint8_t *
+allocate (uint64_t bytes)
+{
+  const bool off = call_hook_off;
+
+  call_hook_off = true;
+  uint8_t *memory = malloc (bytes);
+  call_hook_off = off;
+  assert (memory != NULL);
+  return memory;
+}
+
+int
+fixture_write (struct fixture *fixture, uint64_t offset, uint64_t count,
+               uint8_t value)
+{
+  SCOPED_FREE uint8_t *buf = allocate (count);
+
+  memset (buf, value, count);
+  if (cow_begin_write (fixture->set, offset, count) == -1)
+    return -1;
+  const int r = origin_write (fixture->origin, buf, count, offset, false);
+  cow_end_write (fixture->set);
+  return r;
+}
+
+struct mark {
+  struct flush_job job;
+  sem_t passed;
+};
+
+static void
+pass (struct flush_job *job, int error)
+{
+  (void)error;
+  sem_post (&((struct mark *)job)->passed);
+}
+
+void
+fixture_drain (struct fixture *fixture, struct snapshot *snapshot)
+{
+  bool ended;
+
+  do {
+    struct mark mark = { .job = { .done = pass } };
+    ended = atomic_load (&snapshot->pending) <= !snapshot_is_broken (snapshot);
+    sem_init (&mark.passed, 0, 0);
+    flusher_submit (fixture->flusher, &mark.job);
+    sem_wait (&mark.passed);
+    sem_destroy (&mark.passed);
+  } while (!ended);
+}
+
+bool
+fixture_is_origin (const struct fixture *fixture, int fd)
+{
+  struct stat ours, theirs;
+
+  return fd != -1 && fstat (fixture->fd, &ours) == 0 && fstat (fd, &theirs) == 0
+         && ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev;
+}
+
+void
+assert_reads_at (const char *file, int line, struct fixture *fixture,
+                 struct snapshot *snapshot, const uint8_t *expected,
+                 uint64_t offset, uint64_t count)
+{
+  SCOPED_FREE uint8_t *buf = allocate (count);
+
+  memset (buf, 0, count);
+  if (view_read (fixture->set, snapshot, buf, count, offset) == -1) {
+    messages_show ();
+    print_message ("read of %" PRIu64 " at %" PRIu64 ": %s\n", count, offset,
+                   strerror (errno));
+    _fail (file, line);
+  }
+  for (uint64_t i = 0; i < count; i++)
+    if (buf[i] != expected[offset + i]) {
+      print_message ("byte %" PRIu64 " is 0x%02x, not 0x%02x\n", offset + i,
+                     buf[i], expected[offset + i]);
+      _fail (file, line);
+    }
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* An origin with known content, a flusher and a chain, for one test.
+ *
+ * All its files have no names, so that nothing is left behind whatever
+ * happens to the test.
+ */
+
+#ifndef FSSNAP_FIXTURE_H
+#define FSSNAP_FIXTURE_H
+
+#include "cow.h"
+#include "flusher.h"
+#include "origin.h"
+#include "snapset.h"
+#include "view.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fixture {
+  /* What fixture_open needs, or 0 for: 1 MiB, engine_sync, 64 MiB. */
+  uint64_t size;
+  const struct engine_type *engine;
+  uint64_t memory;
+
+  /* What it makes. */
+  int fd;       /* the origin's file, past all that is tested */
+  uint8_t *old; /* SIZE bytes: what the origin holds at first */
+  char path[32];
+  struct origin *origin;
+  struct flusher *flusher;
+  struct snapset *set;
+  struct snapshot_options options; /* for fixture_freeze: 4 KiB chunks */
+};
+
+/* The directory for the files of tests. */
+const char *test_directory (void);
+
+/* A new file of SIZE bytes (a hole) without a name, and what to open to
+ * have it once more, a path in PATH.
+ */
+int unnamed_file (uint64_t size, char path[32]);
+
+/* The byte that an origin has at OFFSET at first (never 0). */
+uint8_t old_byte (uint64_t offset);
+
+void fixture_open (struct fixture *fixture);
+
+/* Ends the flusher and frees everything. */
+void fixture_close (struct fixture *fixture);
+
+struct snapshot *fixture_freeze (struct fixture *fixture);
+
+/* Write COUNT bytes of VALUE through copy-on-write.  0, or -1 with errno. */
+int fixture_write (struct fixture *fixture, uint64_t offset, uint64_t count,
+                   uint8_t value);
+
+/* Wait until the flusher has done all that was queued for SNAPSHOT. */
+void fixture_drain (struct fixture *fixture, struct snapshot *snapshot);
+
+/* Whether the call is about the origin's file. */
+bool fixture_is_origin (const struct fixture *fixture, int fd);
+
+/* SNAPSHOT reads as EXPECTED (which begins at offset 0) in this range. */
+#define assert_reads(fixture, snapshot, expected, offset, count)               \
+  assert_reads_at (__FILE__, __LINE__, fixture, snapshot, expected, offset,    \
+                   count)
+void assert_reads_at (const char *file, int line, struct fixture *fixture,
+                      struct snapshot *snapshot, const uint8_t *expected,
+                      uint64_t offset, uint64_t count);
+
+/* All of SNAPSHOT reads as the origin was at first. */
+#define assert_frozen(fixture, snapshot)                                       \
+  assert_reads (fixture, snapshot, (fixture)->old, 0, (fixture)->size)
+
+#endif
