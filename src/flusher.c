@@ -44,9 +44,10 @@
 /* Bytes that one merged write may reach before it takes no more jobs. */
 #define WRITE_LIMIT ((size_t)1 << 20)
 
-/* How long the thread naps.  On two cores 4 KiB first-touch writes are a
- * fifth faster with a nap of half a millisecond than without, and no faster
- * with a longer one.
+/* How long the thread naps.  On two cores, 4 KiB first-touch writes over a
+ * whole tmpfs device were 4% (io_uring) and 13% (pwritev) faster with half a
+ * millisecond than with none, and no faster with two milliseconds; a nap is
+ * short beside what fills max-memory.
  */
 #define NAP_NS 500000
 
