@@ -3,9 +3,8 @@
  * that a batch costs one system call.  An eventfd that the ring always
  * polls turns wake into a completion.
  *
- * The kernel itself goes on with a short write to a file, so a result is
- * all, or an error.  A file system that writes nothing and reports no error
- * makes it try for ever (Linux 6.18): that is a store that hangs.
+ * The kernel goes on with a short write to a file by itself, and says EAGAIN
+ * when that makes no progress (seen with Linux 6.18).
  */
 
 #include "engine.h"

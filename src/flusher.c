@@ -6,10 +6,11 @@
  *   begun     part of a write: one engine request for neighbours in BATCH
  *   done      DONE was called, once; the flusher forgets it
  *
- * A write that the kernel cut short goes on where it stopped; EINTR and
- * EAGAIN go again at once; no progress at all is EIO.  If a write of
- * several jobs fails, the jobs it had finished are done, and the others go
- * again each by itself, so that only those fail that cannot be written.
+ * A write that the kernel cut short goes on where it stopped; EINTR goes
+ * again at once, and so does EAGAIN, TRIES times; no progress at all is EIO. If
+ * a write of several jobs fails, the jobs it had finished are done, and the
+ * others go again each by itself, so that only those fail that cannot be
+ * written.
  *
  * Jobs that nobody waits for come one by one, thousands a second.  Waking
  * the thread for each would cost the writer more than the copy, so after
@@ -44,6 +45,12 @@
 /* Bytes that one merged write may reach before it takes no more jobs. */
 #define WRITE_LIMIT ((size_t)1 << 20)
 
+/* How often in a row a write may come back with EAGAIN.  Who is short of
+ * something has it by then; io_uring says the same, always, of a store that
+ * writes nothing.
+ */
+#define TRIES 100
+
 /* How long the thread naps.  On two cores, 4 KiB first-touch writes over a
  * whole tmpfs device were 4% (io_uring) and 13% (pwritev) faster with half a
  * millisecond than with none, and no faster with two milliseconds; a nap is
@@ -61,6 +68,7 @@ struct write {
   struct write *next;            /* among the idle ones */
   struct flush_job *jobs;        /* those not finished, in file order */
   size_t done;                   /* bytes of the first of them */
+  unsigned tries;                /* EAGAINs since there was progress */
 };
 
 struct flusher {
@@ -275,6 +283,7 @@ take_idle (struct flusher *flusher, struct flush_job *job)
   flusher->under_way++;
   write->jobs = job;
   write->done = 0;
+  write->tries = 0;
   return write;
 }
 
@@ -333,11 +342,15 @@ advance (struct flusher *flusher, struct write *write, size_t bytes)
 static void
 complete (struct flusher *flusher, struct write *write)
 {
-  const int64_t result = write->request.result;
+  int64_t result = write->request.result;
   struct flush_job *jobs;
 
-  if (result > 0)
+  if (result > 0) {
     advance (flusher, write, (size_t)result);
+    write->tries = 0;
+  }
+  if (result == -EAGAIN && ++write->tries > TRIES)
+    result = -EIO;
   if (write->jobs != NULL
       && (result > 0 || result == -EINTR || result == -EAGAIN)) {
     begin (flusher, write);

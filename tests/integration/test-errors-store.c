@@ -127,9 +127,7 @@ enospc_breaks_the_snapshot (void **state)
   write_error_breaks_the_snapshot (*state, ENOSPC);
 }
 
-/* No progress, and no error either.  With io_uring the kernel goes on trying
- * by itself, so that is a store that hangs.
- */
+/* No progress, and no error either. */
 static void
 write_of_nothing_breaks_the_snapshot (void **state)
 {
@@ -383,22 +381,13 @@ main (void)
     fixture_test (eio_breaks_the_snapshot),
     fixture_test (edquot_breaks_the_snapshot),
     fixture_test (enospc_breaks_the_snapshot),
+    fixture_test (write_of_nothing_breaks_the_snapshot),
     fixture_test (broken_stays_broken),
     fixture_test (broken_snapshot_gives_up_its_file),
     fixture_test (short_writes_and_reads_go_on),
     fixture_test (interrupted_writes_and_reads_go_on),
     fixture_test (eagain_on_writes_goes_again),
     fixture_test (read_error_is_the_readers_alone),
-  };
-  static const struct variant nothing_variants[] = {
-    { .name = "sync, async", .parameters = { "io=sync" } },
-    { .name = "sync, written",
-      .parameters = { "io=sync", "durability=written" } },
-    { .name = "uring, written, timed",
-      .parameters = { "io=uring", "durability=written", "cow-timeout=1" } },
-  };
-  const struct CMUnitTest nothing[] = {
-    fixture_test (write_of_nothing_breaks_the_snapshot),
   };
   static const struct variant engines[] = {
     { .name = "uring", .parameters = { "io=uring" } },
@@ -417,6 +406,5 @@ main (void)
   if (!private_mounts () || access ("/dev/fuse", R_OK | W_OK) == -1)
     return 77;
   return RUN_VARIANTS ("errors-store, break-snapshot", breaking, variants)
-         + RUN_VARIANTS ("errors-store, no progress", nothing, nothing_variants)
          + RUN_VARIANTS ("errors-store, break-write", failing, engines);
 }

@@ -338,6 +338,32 @@ no_progress_is_eio (void **state)
 }
 
 static int64_t
+always_again (const struct engine_request *request, size_t length,
+              unsigned index)
+{
+  (void)request;
+  (void)length;
+  (void)index;
+  return -EAGAIN;
+}
+
+/* What io_uring says of a store that writes nothing. */
+static void
+eagain_without_end_is_eio (void **state)
+{
+  static struct job jobs[2];
+
+  (void)state;
+  fake_reset (always_again);
+  make_jobs (jobs, 2);
+  run_batch (jobs, 2);
+  assert_int_equal (jobs[0].error, EIO);
+  assert_int_equal (jobs[1].error, EIO);
+  assert_int_equal (jobs[0].times, 1);
+  assert_int_equal (jobs[1].times, 1);
+}
+
+static int64_t
 bad_third_piece (const struct engine_request *request, size_t length,
                  unsigned index)
 {
@@ -657,6 +683,7 @@ main (void)
     TEST (finished_jobs_of_a_short_write_do_not_wait_for_the_rest),
     TEST (interrupted_writes_are_repeated),
     TEST (no_progress_is_eio),
+    TEST (eagain_without_end_is_eio),
     TEST (only_the_job_that_cannot_be_written_fails),
     TEST (error_after_a_short_write_spares_what_was_finished),
     TEST (cancelled_jobs_are_not_begun),
