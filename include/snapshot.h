@@ -60,7 +60,7 @@ struct snapshot {
   _Atomic uint64_t copied; /* bytes counted against maxsize */
   _Atomic unsigned lost;   /* runs of chunks that could not be read */
 
-  _Atomic int store_error; /* why the last job failed that did */
+  _Atomic int copy_error; /* why the last copy failed that did */
 
   /* Jobs queued or begun, and one until it breaks. */
   _Atomic uint64_t pending;

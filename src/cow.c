@@ -99,7 +99,7 @@ stored (struct flush_job *job, int error)
                       backfile_name (snapshot->backfile), job->length, offset,
                       strerror (error));
     else {
-      atomic_store (&snapshot->store_error, error);
+      atomic_store (&snapshot->copy_error, error);
       nbdkit_error ("snapshot %u: backing store %s: write of %zu bytes at "
                     "offset %" PRIu64 ": %s; writes to the origin that need "
                     "it fail",
@@ -118,6 +118,14 @@ stored (struct flush_job *job, int error)
   transtbl_remove (&snapshot->table, translation, &snapshot->hastrans, mask,
                    error);
   snapshot_job_ended (snapshot);
+}
+
+/* A claim cannot be copied, because of ERR. */
+static void
+give_back (struct snapshot *snapshot, struct translation *claim, int err)
+{
+  atomic_store (&snapshot->copy_error, err);
+  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
 }
 
 /* The old content of a run: which of its chunks are what. */
@@ -263,6 +271,34 @@ make_pieces (struct snapshot *snapshot, const struct translation *claim,
   return true;
 }
 
+/* The caller owns CLAIM: read its old content into BUFFER and make the
+ * pieces of it.  0, or an errno if the write has failed, or ECANCELED if
+ * the snapshot broke.
+ */
+static int
+prepare (struct snapset *set, struct snapshot *snapshot,
+         const struct cow_write *write, const struct translation *claim,
+         struct buffer *buffer, struct old_content *old, struct pieces *pieces)
+{
+  *old = read_old (set, snapshot, claim, buffer->data);
+  if (old->lost != 0 && snapshot->options.on_error == ON_ERROR_BREAK_WRITE)
+    return EIO; /* logged when it was read */
+  if (!make_pieces (snapshot, claim, buffer, old, pieces))
+    return fail (snapshot, write, ENOMEM, "no memory for the copy") == 0
+               ? ECANCELED
+               : ENOMEM;
+  if (atomic_fetch_add (&snapshot->lost, pieces->lost) + pieces->lost
+      > LOST_MAX) {
+    snapshot_break (
+        snapshot, "more than %d places on the origin cannot be read", LOST_MAX);
+    return ECANCELED;
+  }
+  if (!snapshot_count (snapshot, pieces->bytes))
+    return fail (snapshot, write, ENOSPC, "maxsize is reached") == 0 ? ECANCELED
+                                                                     : ENOSPC;
+  return 0;
+}
+
 /* The caller owns CLAIM: copy its chunks into WRITE's buffer and publish
  * them.  0, or -1 with errno if the write has failed; then, or if the
  * snapshot broke, the claim is given back.
@@ -271,55 +307,28 @@ static int
 copy_claim (struct snapset *set, struct snapshot *snapshot,
             struct cow_write *write, struct translation *claim)
 {
+  const unsigned shift = claim->first % BITMAP_GROUP;
   struct buffer *buffer = write->buffer;
   struct pieces pieces = { 0 };
-  int err = 0;
+  struct old_content old;
 
   write->buffer = NULL;
-  const struct old_content old = read_old (set, snapshot, claim, buffer->data);
-  if (old.lost != 0 && snapshot->options.on_error == ON_ERROR_BREAK_WRITE) {
-    err = EIO; /* logged when it was read */
-    goto give_back;
+  const int err = prepare (set, snapshot, write, claim, buffer, &old, &pieces);
+  if (err == 0) {
+    const uint64_t kept = snapshot->options.durability == DURABILITY_ASYNC
+                              ? bitmap_mask (shift, claim->count)
+                              : (old.zero | old.lost) << shift;
+    transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,
+                      kept);
+    snapshot_submit (snapshot, pieces.jobs, pieces.job_count);
   }
-  if (!make_pieces (snapshot, claim, buffer, &old, &pieces)) {
-    err = ENOMEM;
-    if (fail (snapshot, write, ENOMEM, "no memory for the copy") == 0)
-      err = ECANCELED;
-    goto give_back;
+  else {
+    free_pieces (&pieces);
+    give_back (snapshot, claim, err);
   }
-  if (atomic_fetch_add (&snapshot->lost, pieces.lost) + pieces.lost
-      > LOST_MAX) {
-    snapshot_break (snapshot,
-                    "more than %d places on the origin that cannot "
-                    "be read",
-                    LOST_MAX);
-    err = ECANCELED;
-    goto give_back;
-  }
-  if (!snapshot_count (snapshot, pieces.bytes)) {
-    err = ENOSPC;
-    if (fail (snapshot, write, ENOSPC, "maxsize is reached") == 0)
-      err = ECANCELED;
-    goto give_back;
-  }
-
-  const uint64_t all = bitmap_mask (claim->first % BITMAP_GROUP, claim->count);
-  const uint64_t kept = snapshot->options.durability == DURABILITY_ASYNC
-                            ? all
-                            : (old.zero | old.lost)
-                                  << claim->first % BITMAP_GROUP;
-  transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,
-                    kept);
-  snapshot_submit (snapshot, pieces.jobs, pieces.job_count);
-  buffer_release (buffer);
-  return 0;
-
-give_back:
-  free_pieces (&pieces);
-  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
   buffer_release (buffer);
   errno = err;
-  return err == ECANCELED ? 0 : -1;
+  return err == 0 || err == ECANCELED ? 0 : -1;
 }
 
 /* The caller owns CLAIM, but its chunks were being copied before, which
@@ -328,9 +337,9 @@ give_back:
 static int
 fail_again (struct snapshot *snapshot, struct translation *claim)
 {
-  const int err = atomic_load (&snapshot->store_error);
+  const int err = atomic_load (&snapshot->copy_error);
 
-  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
+  give_back (snapshot, claim, err);
   errno = err;
   return -1;
 }

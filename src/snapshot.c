@@ -75,7 +75,7 @@ snapshot_create (const struct snapshot_options *options, unsigned number,
   snapshot->flusher = flusher;
   snapshot->throttle = throttle;
   atomic_init (&snapshot->pending, 1);
-  atomic_init (&snapshot->store_error, EIO);
+  atomic_init (&snapshot->copy_error, EIO);
   pthread_mutex_init (&snapshot->lock, NULL);
   if (bitmap_init (&snapshot->hastrans, snapshot_chunks (snapshot)) == -1
       || transtbl_init (&snapshot->table,
