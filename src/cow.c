@@ -537,7 +537,10 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
   do {
     snapset_enter (set);
     struct snapshot *snapshot = snapset_newest (set);
-    r = snapshot == NULL ? 0 : copy_range (set, snapshot, &write);
+    r = 0;
+    if (snapshot == NULL)
+      break;
+    r = copy_range (set, snapshot, &write);
     if (r == 0 && write.busy == NULL)
       break; /* all kept; or the snapshot broke, and wants nothing */
     snapset_leave (set);
