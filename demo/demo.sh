@@ -25,14 +25,17 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# serve PATH [PARAMETER...]: start a server and wait until it listens.
+# serve PATH [PARAMETER...]: start a server and wait until it listens, which
+# is when it writes its pid, here into a pipe.
 serve () {
-  nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" "$@" &
+  mkfifo "$dir/pid"
+  exec 3<>"$dir/pid"
+  nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" "$@" 3>&- &
   server=$!
-  for _ in $(seq 300); do
-    [ ! -s "$dir/pid" ] || return 0
-    kill -0 "$server" 2>/dev/null || break
-    sleep 0.1
+  while kill -0 "$server" 2>/dev/null; do
+    read -r -n 1 -t 1 -u 3 _ || continue
+    exec 3>&-
+    return 0
   done
   wait "$server" || true # its message is on the terminal
   server=

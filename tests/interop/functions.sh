@@ -44,25 +44,33 @@ require () {
 
 run_nbdkit () { LD_PRELOAD=${FSSNAP_PRELOAD:-} nbdkit "$@"; }
 
-# wait_for PID FILE: until FILE is there, as long as the process is.
-wait_for () {
-  local i
-  for ((i = 0; i < 600; i++)); do
-    [ ! -e "$2" ] || return 0
-    kill -0 "$1" 2>/dev/null || break
-    sleep 0.1
+# start PIDFILE COMMAND...: run it in the background, in $started, and wait
+# until it is ready, which is when it writes its pid: into a pipe.
+start () {
+  local pipe=$1
+  shift
+  rm -f "$pipe"
+  mkfifo "$pipe"
+  exec 3<>"$pipe"
+  "$@" 3>&- &
+  started=$!
+  while kill -0 "$started" 2>/dev/null; do
+    read -r -n 1 -t 1 -u 3 _ || continue
+    exec 3>&-
+    return 0
   done
-  fail "$2 did not appear"
+  fail "$2 did not start"
+}
+
+run_server () {
+  LD_PRELOAD=${FSSNAP_PRELOAD:-} exec nbdkit "$@" 2>>"$dir/log"
 }
 
 # start_server PARAMETER...: one at a time.
 start_server () {
-  rm -f "$dir/pid"
-  LD_PRELOAD=${FSSNAP_PRELOAD:-} \
-    nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" "$@" \
-    2>>"$dir/log" &
-  server=$!
-  wait_for "$server" "$dir/pid"
+  start "$dir/pid" run_server -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" \
+    "$@"
+  server=$started
 }
 
 # Ends when the last client has gone.

@@ -14,10 +14,9 @@ as_file () {
   local name=$1 uri=$2
   shift 2
   mkdir -p "$dir/$name"
-  rm -f "$dir/$name.pid"
-  nbdfuse "$@" -P "$dir/$name.pid" "$dir/$name/disk" "$uri" &
   undo+=("umount '$dir/$name' 2>/dev/null")
-  wait_for $! "$dir/$name.pid"
+  start "$dir/$name.pid" nbdfuse "$@" -P "$dir/$name.pid" "$dir/$name/disk" \
+    "$uri"
 }
 
 # mount_export NAME URI [OPTION...]: its file system in $dir/NAME.fs.
