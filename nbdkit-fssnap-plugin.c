@@ -10,7 +10,6 @@
 #include "snapset.h"
 #include "view.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -22,6 +21,9 @@
 #include <nbdkit-plugin.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* Room for two paths and an error; the protocol allows 4096 bytes. */
+#define DESCRIPTION_SIZE 1024
 
 /* All set before the server starts and torn down after it has ended. */
 static struct config config;
@@ -37,7 +39,7 @@ static bool starting;
 /* What a connection reads and writes. */
 struct view {
   struct snapshot *snapshot; /* NULL: the origin */
-  char description[256];
+  char description[DESCRIPTION_SIZE];
 };
 
 static void
@@ -157,8 +159,11 @@ parse_number (const char *name)
   return (unsigned)strtoul (name, NULL, 10);
 }
 
+/* What is written of a view for people.  A reason longer than SIZE has room
+ * for is cut; the log has it whole.
+ */
 static void
-describe (const struct snapshot *snapshot, char *text, size_t size)
+describe (struct snapshot *snapshot, char *text, size_t size)
 {
   struct tm tm;
   char when[64];
@@ -169,16 +174,18 @@ describe (const struct snapshot *snapshot, char *text, size_t size)
   }
   localtime_r (&snapshot->created, &tm);
   strftime (when, sizeof when, "%Y-%m-%d %H:%M:%S %z", &tm);
-  snprintf (text, size, "snapshot %u, %s%s of %s", snapshot->number,
+  char *why = snapshot_why_broken (snapshot);
+  snprintf (text, size, "snapshot %u, %s%s of %s%s%s", snapshot->number,
             snapshot_is_broken (snapshot) ? "BROKEN, " : "", when,
-            config.origin);
+            config.origin, why != NULL ? ": " : "", why != NULL ? why : "");
+  free (why);
 }
 
 static int
 fssnap_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
   struct snapshot *newest = snapset_newest (set);
-  char name[32], text[256];
+  char name[32], text[DESCRIPTION_SIZE];
 
   (void)readonly;
   (void)is_tls;
@@ -191,7 +198,7 @@ fssnap_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
   describe (newest, text, sizeof text);
   if (nbdkit_add_export (exports, "snapshot", text) == -1)
     return -1;
-  for (const struct snapshot *s = newest; s != NULL; s = s->older) {
+  for (struct snapshot *s = newest; s != NULL; s = s->older) {
     describe (s, text, sizeof text);
     snprintf (name, sizeof name, "snapshot/%u", s->number);
     if (nbdkit_add_export (exports, name, text) == -1)

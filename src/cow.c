@@ -32,7 +32,6 @@
 
 #include "cow.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>

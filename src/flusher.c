@@ -72,9 +72,10 @@ struct write {
 };
 
 struct flusher {
-  const struct engine_type *type; /* set before the thread runs */
-  const struct engine_type *fallback;
-  struct engine *engine; /* set by the thread before STARTED is true */
+  const struct engine_type *type;     /* final once STARTED is true */
+  const struct engine_type *fallback; /* set at creation */
+  struct engine *engine;              /* set before STARTED is true, freed
+                                         under the lock with ENDED */
   pthread_t thread;
 
   pthread_mutex_t lock;   /* guards what follows, as far as AWAKE */
@@ -84,7 +85,7 @@ struct flusher {
   bool asleep; /* the thread waits in the engine, or is about to */
   struct flush_job *queue;
   struct flush_job **queue_end;
-  size_t queued;        /* bytes in the queue */
+  size_t queued;        /* bytes that came since the queue was empty */
   bool hurry;           /* no time to nap */
   pthread_cond_t awake; /* HURRY became true */
 

@@ -85,6 +85,7 @@ assert_broken (struct fixture *f, struct views *views, const char *why)
   fails (nbd_pread (views->snapshot, &byte, 1, 0, 0), EIO);
   fails (nbd_pread (views->snapshot, &byte, 1, SIZE - 1, 0), EIO);
   assert_non_null (strstr (description (f, "snapshot"), "BROKEN"));
+  assert_non_null (strstr (description (f, "snapshot"), why));
   assert_null (strstr (description (f, ""), "BROKEN"));
   write_ok (f, views, 5, 0, SIZE);
   reads_as (views->origin, 0, views->live, SIZE);
