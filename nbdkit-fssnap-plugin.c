@@ -5,8 +5,8 @@
 
 #include "config.h"
 #include "cow.h"
-#include "flusher.h"
 #include "origin.h"
+#include "reclaim.h"
 #include "snapset.h"
 #include "view.h"
 
@@ -28,8 +28,8 @@
 /* All set before the server starts and torn down after it has ended. */
 static struct config config;
 static struct origin *origin;
-static struct flusher *flusher;
 static struct snapset *set;
+static struct reclaim *reclaim;
 
 /* True while the files that get_ready made are this process's to remove if
  * it exits: until after_fork, and not in a parent that forked the server.
@@ -38,7 +38,7 @@ static bool starting;
 
 /* What a connection reads and writes. */
 struct view {
-  struct snapshot *snapshot; /* NULL: the origin */
+  struct snapshot *snapshot; /* NULL: the origin; else we are its client */
   char description[DESCRIPTION_SIZE];
 };
 
@@ -58,10 +58,10 @@ fssnap_load (void)
 static void
 tear_down (void)
 {
+  reclaim_free (reclaim);
+  reclaim = NULL;
   snapset_free (set);
   set = NULL;
-  flusher_free (flusher);
-  flusher = NULL;
   origin_close (origin);
   origin = NULL;
 }
@@ -114,24 +114,26 @@ fssnap_get_ready (void)
   origin = origin_open (config.origin);
   if (origin == NULL)
     return -1;
-  flusher = flusher_create (config.engine, config.fallback);
-  if (flusher == NULL) {
-    nbdkit_error ("no memory for the flusher: %m");
-    return -1;
-  }
-  set = snapset_create (origin, flusher, config.max_memory);
+  set = snapset_create (origin, config.engine, config.fallback,
+                        config.max_memory);
   if (set == NULL)
     return -1;
-  if (config.snapshot_at_start
-      && snapset_freeze (set, &config.snapshot) == NULL)
+  reclaim = reclaim_create (set);
+  if (reclaim == NULL)
     return -1;
+  if (config.snapshot_at_start) {
+    struct snapshot *snapshot = snapset_freeze (set, &config.snapshot);
+    if (snapshot == NULL)
+      return -1;
+    snapset_unpin (set, snapshot);
+  }
   return 0;
 }
 
 static int
 fssnap_after_fork (void)
 {
-  if (flusher_start (flusher) == -1)
+  if (snapset_start (set) == -1 || reclaim_start (reclaim) == -1)
     return -1;
   starting = false;
   return 0;
@@ -140,23 +142,16 @@ fssnap_after_fork (void)
 static void
 fssnap_cleanup (void)
 {
-  if (flusher != NULL
-      && flusher_stop (flusher, config.snapshot.cow_timeout) == -1) {
-    /* Its thread is stuck in the kernel and will use what it points to. */
+  const unsigned timeout = config.snapshot.cow_timeout;
+
+  if (set != NULL
+      && (reclaim_stop (reclaim, timeout) == -1
+          || snapset_stop (set, timeout) == -1)) {
+    /* A thread is stuck in the kernel and will use what it points to. */
     nbdkit_error ("the backing store hangs: ending without it");
     return;
   }
   tear_down ();
-}
-
-/* The number behind "snapshot/", or 0. */
-static unsigned
-parse_number (const char *name)
-{
-  if (*name == '\0' || strspn (name, "0123456789") != strlen (name)
-      || *name == '0' || strlen (name) > 9)
-    return 0;
-  return (unsigned)strtoul (name, NULL, 10);
 }
 
 /* What is written of a view for people.  A reason longer than SIZE has room
@@ -175,17 +170,38 @@ describe (struct snapshot *snapshot, char *text, size_t size)
   localtime_r (&snapshot->created, &tm);
   strftime (when, sizeof when, "%Y-%m-%d %H:%M:%S %z", &tm);
   char *why = snapshot_why_broken (snapshot);
-  snprintf (text, size, "snapshot %u, %s%s of %s%s%s", snapshot->number,
+  snprintf (text, size, "snapshot %u%s%s, %s%s of %s%s%s", snapshot->number,
+            snapshot->name != NULL ? " " : "",
+            snapshot->name != NULL ? snapshot->name : "",
             snapshot_is_broken (snapshot) ? "BROKEN, " : "", when,
             config.origin, why != NULL ? ": " : "", why != NULL ? why : "");
   free (why);
 }
 
 static int
+add_exports (struct nbdkit_exports *exports, struct snapshot *snapshot,
+             bool newest)
+{
+  char name[128], text[DESCRIPTION_SIZE];
+
+  describe (snapshot, text, sizeof text);
+  if (newest && nbdkit_add_export (exports, "snapshot", text) == -1)
+    return -1;
+  snprintf (name, sizeof name, "snapshot/%u", snapshot->number);
+  if (nbdkit_add_export (exports, name, text) == -1)
+    return -1;
+  if (snapshot->name == NULL)
+    return 0;
+  snprintf (name, sizeof name, "snapshot/%s", snapshot->name);
+  return nbdkit_add_export (exports, name, text);
+}
+
+static int
 fssnap_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
-  struct snapshot *newest = snapset_newest (set);
-  char name[32], text[DESCRIPTION_SIZE];
+  char text[DESCRIPTION_SIZE];
+  size_t count;
+  int r = 0;
 
   (void)readonly;
   (void)is_tls;
@@ -193,18 +209,17 @@ fssnap_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
   if (nbdkit_add_export (exports, "", text) == -1
       || nbdkit_add_export (exports, "origin", text) == -1)
     return -1;
-  if (newest == NULL)
-    return 0;
-  describe (newest, text, sizeof text);
-  if (nbdkit_add_export (exports, "snapshot", text) == -1)
+  struct snapshot **list = snapset_list (set, false, &count);
+  if (list == NULL) {
+    nbdkit_error ("no memory for the list of exports: %m");
     return -1;
-  for (struct snapshot *s = newest; s != NULL; s = s->older) {
-    describe (s, text, sizeof text);
-    snprintf (name, sizeof name, "snapshot/%u", s->number);
-    if (nbdkit_add_export (exports, name, text) == -1)
-      return -1;
   }
-  return 0;
+  /* Newest first. */
+  for (size_t i = count; i-- > 0; snapset_unpin (set, list[i]))
+    if (r == 0)
+      r = add_exports (exports, list[i], i == count - 1);
+  free (list);
+  return r;
 }
 
 static const char *
@@ -215,19 +230,19 @@ fssnap_default_export (int readonly, int is_tls)
   return "";
 }
 
-/* The snapshot that an export's NAME means, NULL for the origin.  -1 after
- * logging if there is no such export.
+/* Become a client of the snapshot that an export's NAME means; NULL for the
+ * origin.  -1 after logging if there is no such export.
  */
 static int
-find_view (const char *name, struct snapshot **snapshot)
+open_view (const char *name, struct snapshot **snapshot)
 {
   *snapshot = NULL;
   if (*name == '\0' || strcmp (name, "origin") == 0)
     return 0;
   if (strcmp (name, "snapshot") == 0)
-    *snapshot = snapset_newest (set);
+    *snapshot = snapset_open (set, NULL);
   else if (strncmp (name, "snapshot/", 9) == 0)
-    *snapshot = snapset_find (set, parse_number (name + 9));
+    *snapshot = snapset_open (set, name + 9);
   if (*snapshot != NULL)
     return 0;
   nbdkit_error ("there is no export '%s'; the origin is '' or 'origin'%s", name,
@@ -248,7 +263,7 @@ fssnap_open (int readonly)
     nbdkit_error ("no memory for a connection: %m");
     return NULL;
   }
-  if (find_view (nbdkit_export_name (), &view->snapshot) == -1) {
+  if (open_view (nbdkit_export_name (), &view->snapshot) == -1) {
     free (view);
     return NULL;
   }
@@ -259,7 +274,11 @@ fssnap_open (int readonly)
 static void
 fssnap_close (void *handle)
 {
-  free (handle);
+  struct view *view = handle;
+
+  if (view->snapshot != NULL)
+    snapset_close (set, view->snapshot);
+  free (view);
 }
 
 static const char *
@@ -286,9 +305,14 @@ fssnap_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
   /* A page, or the chunk if that is larger: smaller writes copy more than
    * they must.  The protocol wants at most 32M.
    */
-  uint64_t size = config.snapshot_at_start ? config.snapshot.chunk_size : 0;
+  struct snapshot *newest = snapset_open (set, NULL);
+  uint64_t size = 0;
 
   (void)handle;
+  if (newest != NULL) {
+    size = newest->options.chunk_size;
+    snapset_close (set, newest);
+  }
   if (size < 4096)
     size = 4096;
   if (size > UINT32_C (32) << 20)

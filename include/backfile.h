@@ -47,16 +47,25 @@ void backfile_locate (const struct backfile *backfile, uint64_t offset, int *fd,
                       uint64_t *file_offset);
 
 /* Read copied chunks, COUNT bytes at OFFSET of the origin.  0, or -1 with
- * errno after logging.
+ * errno, not logged.
  */
 int backfile_read (const struct backfile *backfile, void *buf, uint64_t count,
                    uint64_t offset);
 
 /* Whether there is a *HOLE at OFFSET, and how long that answer holds, at
- * most COUNT (1 or more).  0, or -1 with errno after logging.
+ * most COUNT (1 or more).  0, or -1 with errno, not logged.
  */
 int backfile_extent (const struct backfile *backfile, uint64_t count,
                      uint64_t offset, uint64_t *length, bool *hole);
+
+/* Give the space of COUNT bytes at OFFSET of the origin back; they read as
+ * zeros.  0, or -1 with errno, not logged.
+ */
+int backfile_punch (const struct backfile *backfile, uint64_t offset,
+                    uint64_t count);
+
+/* Bytes that the files take on disk, as their file systems say. */
+uint64_t backfile_allocated (const struct backfile *backfile);
 
 /* Give all space back; what has a name loses it.  Reads fail from here on.
  * No write may be under way.

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A bitmap that many threads read and set bits of without a lock.
+/* A bitmap that many threads read and change without a lock.
  *
- * The bits of one word (BITMAP_GROUP of them) are set together by one
+ * The bits of one word (BITMAP_GROUP of them) are changed together by one
  * atomic operation.  Memory is taken from the kernel when a page is first
- * written, so that a bitmap for 64 TiB costs nothing to make.
+ * written, so that a bitmap for 64 TiB costs nothing to make; which pages
+ * were is kept too, so that looking for the few bits that are set in it
+ * costs little.
  */
 
 #ifndef FSSNAP_BITMAP_H
@@ -18,10 +20,15 @@
 /* Bits in a word. */
 #define BITMAP_GROUP 64
 
+/* Words whose first bit set is noted together: a page of them. */
+#define BITMAP_PAGE_WORDS 512
+
 struct bitmap {
   _Atomic uint64_t *words; /* set at creation; the words are atomic */
+  _Atomic uint64_t *used;  /* a bit for each page of words that ever had a
+                              bit; likewise */
   uint64_t bits;           /* set at creation */
-  size_t mapped;           /* bytes; set at creation */
+  size_t mapped;           /* bytes of WORDS; set at creation */
 };
 
 /* Make a bitmap of BITS clear bits.  0, or -1 with errno (ENOMEM). */
@@ -62,8 +69,30 @@ bitmap_group (const struct bitmap *bitmap, uint64_t group)
 static inline void
 bitmap_set_group (struct bitmap *bitmap, uint64_t group, uint64_t mask)
 {
+  const uint64_t page = group / BITMAP_PAGE_WORDS;
+  _Atomic uint64_t *used = &bitmap->used[page / 64];
+  const uint64_t bit = UINT64_C (1) << page % 64;
+
+  if (!(atomic_load_explicit (used, memory_order_relaxed) & bit))
+    atomic_fetch_or_explicit (used, bit, memory_order_relaxed);
   atomic_fetch_or_explicit (&bitmap->words[group], mask, memory_order_seq_cst);
 }
+
+/* Clear them.  Sequentially consistent. */
+static inline void
+bitmap_clear_group (struct bitmap *bitmap, uint64_t group, uint64_t mask)
+{
+  atomic_fetch_and_explicit (&bitmap->words[group], ~mask,
+                             memory_order_seq_cst);
+}
+
+/* The first word from GROUP on that has a bit, or UINT64_MAX.  Sees what
+ * was set by who had finished before.
+ */
+uint64_t bitmap_next_group (const struct bitmap *bitmap, uint64_t group);
+
+/* How many bits are set. */
+uint64_t bitmap_weight (const struct bitmap *bitmap);
 
 static inline bool
 bitmap_test (const struct bitmap *bitmap, uint64_t bit)

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 struct flush_job {
   struct flush_job *next;       /* the flusher's, once queued */
@@ -54,6 +55,13 @@ void flusher_submit (struct flusher *flusher, struct flush_job *jobs);
  * may be freed.
  */
 int flusher_stop (struct flusher *flusher, unsigned timeout);
+
+/* The two halves of it, for who stops several; DEADLINE is of
+ * CLOCK_MONOTONIC.
+ */
+void flusher_ask_to_stop (struct flusher *flusher);
+int flusher_await_stop (struct flusher *flusher,
+                        const struct timespec *deadline);
 
 /* The flusher must not be running. */
 void flusher_free (struct flusher *flusher);

@@ -26,10 +26,12 @@ scoped_free (void *pointer)
   free (*(void **)pointer);
 }
 
-/* Hold MUTEX from here to the end of the block.  One per block. */
-#define SCOPED_LOCK(mutex)                                                     \
+/* Hold MUTEX from here to the end of the block. */
+#define SCOPED_LOCK(mutex) SCOPED_LOCK_NAMED (mutex, __COUNTER__)
+#define SCOPED_LOCK_NAMED(mutex, n) SCOPED_LOCK_AS (mutex, n)
+#define SCOPED_LOCK_AS(mutex, n)                                               \
   __attribute__ ((cleanup (scoped_unlock), unused))                            \
-  pthread_mutex_t *scoped_mutex                                                \
+  pthread_mutex_t *scoped_mutex_##n                                            \
       = scoped_lock (mutex)
 
 /* A pointer to malloc'ed memory that the end of its block frees. */

@@ -2,58 +2,156 @@
 /* The chain of snapshots of one origin, and the gate.
  *
  * The gate makes creation an instant: every write to the origin passes it
- * as a reader, from before it looks which snapshot is the newest until it
- * has written; creation links the new snapshot as the writer.  Nobody
- * waits for a backing store inside the gate, so that creation never waits
+ * as a reader, from before it looks which snapshot to copy into until it
+ * has written; creation and deletion relink the chain as the writer.
+ * Nobody waits for a backing store inside the gate, so that they never wait
  * for one either.
  *
- * Readers of snapshots do not pass the gate: they walk the chain by the
- * links to newer snapshots, which are only ever added while the set lives.
+ * Readers of snapshots do not pass the gate: they walk the chain by its
+ * links to newer snapshots, inside a grace period (see grace.h), which is
+ * what keeps a layer that leaves the chain from being freed under them.
+ *
+ * A deleted snapshot stays in the chain as long as older ones read through
+ * it.  To be told from snapshots that someone can name, what is in the
+ * chain is called a layer.
  */
 
 #ifndef FSSNAP_SNAPSET_H
 #define FSSNAP_SNAPSET_H
 
+#include "grace.h"
 #include "origin.h"
 #include "snapshot.h"
 
 #include <pthread.h>
 
-struct snapset {
-  struct origin *origin;     /* set at creation */
-  struct throttle *throttle; /* set at creation */
-  struct flusher *flusher;   /* set at creation */
-  pthread_rwlock_t gate;
-
-  /* Changed under the gate as the writer; read under the gate, or without
-   * it by who only wants some snapshot that was the newest.
-   */
-  _Atomic (struct snapshot *) newest;
-
-  pthread_mutex_t mutations; /* one creation at a time */
+/* A number, or a name, that a snapshot will have that is being made. */
+struct reservation {
+  struct reservation *next;
+  unsigned number;
+  const char *name;
 };
 
-/* A set without snapshots.  It does not own ORIGIN, nor FLUSHER.
- * MAX_MEMORY in bytes.  NULL after logging.
+struct snapset {
+  struct origin *origin; /* set at creation */
+  struct snapshot_shared shared;
+  struct bell bell;
+  struct grace grace;
+
+  /* Who changes the chain holds all three, taken in this order.  MUTATIONS
+   * alone is enough to walk it, the gate as a reader to see what writes
+   * need, LOCK to look at anything for a moment.  Readers of snapshots hold
+   * none: they may follow NEWER.
+   */
+  pthread_mutex_t mutations;
+  pthread_rwlock_t gate;
+  pthread_mutex_t lock;
+
+  struct snapshot *oldest, *last;     /* layers; or both NULL */
+  _Atomic (struct snapshot *) newest; /* the last layer not deleted, or NULL */
+  struct snapshot *target;            /* the layer that writes copy into, or
+                                         NULL: they copy nothing */
+  _Atomic uint64_t deletions;         /* how many there were */
+
+  /* Under LOCK. */
+  struct snapshot *dropped; /* left the chain and not yet freed */
+  struct reservation *reserved;
+  unsigned highest; /* number ever used */
+  bool running;     /* new snapshots start their threads */
+};
+
+/* A set without snapshots.  It does not own ORIGIN.  ENGINE and FALLBACK as
+ * for flusher_create, MAX_MEMORY in bytes.  NULL after logging.
  */
-struct snapset *snapset_create (struct origin *origin, struct flusher *flusher,
+struct snapset *snapset_create (struct origin *origin,
+                                const struct engine_type *engine,
+                                const struct engine_type *fallback,
                                 uint64_t max_memory);
 
-/* Nobody may use it, and the flusher must have stopped. */
+/* Start the threads of the snapshots there are, and of those to come.  0,
+ * or -1 after logging.
+ */
+int snapset_start (struct snapset *set);
+
+/* End them: what is queued is dropped.  0, or -1 if what has begun did not
+ * end within TIMEOUT seconds: then the set may not be freed.  Nobody may be
+ * creating or deleting.
+ */
+int snapset_stop (struct snapset *set, unsigned timeout);
+
+/* Nobody may use it, and it must have stopped. */
 void snapset_free (struct snapset *set);
 
 /* Freeze the origin as it is once all writes before are through and none
- * after has begun.  The new snapshot has the lowest free number.  NULL
- * after logging.
+ * after has begun.  The new snapshot has the lowest free number; it is
+ * pinned for the caller (snapset_unpin).  NULL with errno after logging: EEXIST
+ * if there is one of its name, EINVAL if the name is none, or what making its
+ * files failed with.
  */
 struct snapshot *snapset_freeze (struct snapset *set,
                                  const struct snapshot_options *options);
 
-/* The snapshot with NUMBER, or NULL. */
-struct snapshot *snapset_find (struct snapset *set, unsigned number);
+/* Whether snapshots may be called so: up to 64 letters, digits, '.', '_' and
+ * '-', a letter or digit first, not all digits.
+ */
+bool snapset_is_name (const char *name);
+
+/* The snapshot that WHO means, a number or a name; NULL: the newest.  No
+ * deleted one.  It stays as long as the chain is not changed.  NULL: none.
+ */
+struct snapshot *snapset_find (struct snapset *set, const char *who);
+
+/* The same, and the snapshot has a client more, or is kept from being freed
+ * for a while, until it is given back.
+ */
+struct snapshot *snapset_open (struct snapset *set, const char *who);
+void snapset_close (struct snapset *set, struct snapshot *snapshot);
+struct snapshot *snapset_pin (struct snapset *set, const char *who);
+void snapset_unpin (struct snapset *set, struct snapshot *snapshot);
+
+/* All snapshots, oldest first, each pinned; ALL: those too that are deleted
+ * and not freed yet.  A list of *COUNT to be freed, or NULL with errno.
+ */
+struct snapshot **snapset_list (struct snapset *set, bool all, size_t *count);
 
 /* The newest snapshot, or NULL. */
 struct snapshot *snapset_newest (struct snapset *set);
+
+/* What of a snapshot changes under LOCK. */
+struct snapshot_status {
+  unsigned clients;
+  bool creating;
+  unsigned blocked_by; /* the number of a newer one that broke, or 0 */
+};
+struct snapshot_status snapset_status (struct snapset *set,
+                                       struct snapshot *snapshot);
+
+/* Delete a snapshot: it is listed no more, its reads fail, no write waits
+ * for it.  Without FORCE not one that has clients, nor one that somebody
+ * else than CREATOR is creating.  Does not wait for any store.  0, or -1
+ * with errno, reported: ENOENT, EBUSY.  *NUMBER is which it was.
+ */
+int snapset_delete (struct snapset *set, const char *who, bool force,
+                    const void *creator, unsigned *number);
+
+/* CREATOR has done what it wanted with the snapshot it creates.  0, or -1
+ * with errno (ENOENT, EPERM), reported.
+ */
+int snapset_finish (struct snapset *set, const char *who, const void *creator);
+
+/* Whether the snapshot is being created by CREATOR. */
+bool snapset_is_creator (struct snapset *set, struct snapshot *snapshot,
+                         const void *creator);
+
+/* For who clears away: take a deleted layer out of the chain.  MUTATIONS is
+ * held.
+ */
+void snapset_drop (struct snapset *set, struct snapshot *layer);
+
+/* Forget one that was dropped, if no client has it open and nobody has it
+ * pinned: true if now the caller may free it.
+ */
+bool snapset_forget (struct snapset *set, struct snapshot *layer);
 
 /* Pass the gate as a reader.  Not recursive. */
 void snapset_enter (struct snapset *set);

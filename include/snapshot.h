@@ -6,8 +6,10 @@
 #define FSSNAP_SNAPSHOT_H
 
 #include "backfile.h"
+#include "bell.h"
 #include "bitmap.h"
 #include "flusher.h"
+#include "stripes.h"
 #include "throttle.h"
 #include "transtbl.h"
 
@@ -28,58 +30,99 @@ enum on_error {
 };
 
 struct snapshot_options {
+  const char *name;    /* or NULL; at creation only */
+  const void *creator; /* not NULL: it stays in creation until this one says
+                          otherwise; at creation only */
   uint64_t chunk_size; /* bytes, a power of two */
   uint64_t maxsize;    /* bytes that may be copied; 0: no limit */
-  const char *backing_store;
-  uint64_t backfile_size; /* bytes a backing file may have; 0: no limit */
+  const char *backing_store; /* at creation only */
+  uint64_t backfile_size;    /* bytes a backing file may have; 0: no limit */
   enum durability durability;
   enum on_error on_error; /* BREAK_WRITE only with WRITTEN: a write that has
                              gone through cannot be failed any more */
   unsigned cow_timeout;   /* seconds a write may wait for the store */
 };
 
+/* What the snapshots of an origin have in common; it outlives them. */
+struct snapshot_shared {
+  const struct engine_type *engine;
+  const struct engine_type *fallback; /* or NULL; as for flusher_create */
+  struct throttle *throttle;
+  struct bell *bell; /* rung when there may be something to clear away */
+};
+
+/* Bytes read of a snapshot, by where they were; a stripe of the counters. */
+struct snapshot_reads {
+  _Atomic uint64_t origin, memory, backfile, free;
+} __attribute__ ((aligned (64)));
+
 struct snapshot {
   /* Set at creation. */
   unsigned number;
-  struct snapshot_options options;
-  uint64_t size; /* bytes, the origin's at its instant */
+  char *name;                      /* or NULL */
+  struct snapshot_options options; /* but for what is of creation only */
+  uint64_t size;                   /* bytes, the origin's at its instant */
   unsigned chunk_shift;
   uint64_t run_limit; /* bytes copied in one step, a multiple of chunks */
-  time_t created;
-  struct flusher *flusher;
-  struct throttle *throttle;
+  const struct snapshot_shared *shared;
+  struct flusher *flusher; /* its own: a store that hangs is no one else's */
   struct backfile *backfile;
+
+  /* The chain's: snapset.h says who may do what. */
+  time_t created; /* set when it enters the chain */
   struct snapshot *older;
+  _Atomic (struct snapshot *) newer; /* release when linked, acquire */
+  atomic_bool deleted;   /* it is listed no more, reads of it fail */
+  const void *creator;   /* who is creating it still, or NULL */
+  unsigned clients;      /* that have it open */
+  unsigned pins;         /* others that keep it from being freed */
+  struct snapshot *next; /* among those that left the chain */
+
+  /* Of reclaim.c, its thread's alone. */
+  uint64_t tidied; /* the set's deletions when it last was */
+  uint64_t merged;
+  enum { GRACE_NONE, GRACE_AWAITED, GRACE_PASSED } grace;
 
   struct bitmap hastrans; /* atomic; set only as transtbl.h says */
+  struct bitmap free;     /* atomic; chunks that are no candidates */
+  atomic_bool has_free;   /* FREE has bits; set before the first */
   struct transtbl table;
-
-  /* The next in the chain.  Release when it is linked, acquire when read. */
-  _Atomic (struct snapshot *) newer;
 
   _Atomic uint64_t copied; /* bytes counted against maxsize */
   _Atomic unsigned lost;   /* runs of chunks that could not be read */
 
   _Atomic int copy_error; /* why the last copy failed that did */
 
-  /* Jobs queued or begun, and one until it breaks. */
+  /* Figures for people. */
+  struct snapshot_reads reads[STRIPES];
+  _Atomic uint64_t in_memory;    /* bytes on their way to the backing file */
+  _Atomic uint64_t waits;        /* of writers, for what is this snapshot's */
+  _Atomic unsigned throttled;    /* writers that wait for memory now */
+  _Atomic uint64_t flush_errors; /* copies that could not be written */
+
+  /* Jobs queued or begun, and one until nobody needs it. */
   _Atomic uint64_t pending;
 
-  atomic_bool broken; /* once true it stays so */
+  atomic_bool retired; /* writes need not wait for it: it is broken, or not
+                          the one that they copy into */
+  atomic_bool broken;  /* once true it stays so */
+  atomic_bool gone;    /* nobody needs what it holds; likewise */
   pthread_mutex_t lock;
-  char *why;                /* under LOCK; NULL unless broken */
-  struct flush_job discard; /* the flusher's once broken */
+  char *why;        /* under LOCK, as is what follows; NULL unless broken */
+  int broken_errno; /* or 0 */
+  time_t broken_at;
+  struct flush_job discard; /* the flusher's once it is gone */
 };
 
 /* A snapshot of an origin of SIZE bytes called ORIGIN, in no chain yet.
- * NULL after logging.  FLUSHER and THROTTLE outlive it.
+ * NULL with errno after logging.
  */
 struct snapshot *snapshot_create (const struct snapshot_options *options,
                                   unsigned number, uint64_t size,
-                                  const char *origin, struct flusher *flusher,
-                                  struct throttle *throttle);
+                                  const char *origin,
+                                  const struct snapshot_shared *shared);
 
-/* Nobody may use it, and none of its jobs be left. */
+/* Nobody may use it, its flusher must not be running. */
 void snapshot_free (struct snapshot *snapshot);
 
 static inline bool
@@ -88,21 +131,52 @@ snapshot_is_broken (const struct snapshot *snapshot)
   return atomic_load (&snapshot->broken);
 }
 
+static inline bool
+snapshot_is_deleted (const struct snapshot *snapshot)
+{
+  return atomic_load (&snapshot->deleted);
+}
+
 /* Why it broke, to be freed by the caller; NULL if it did not. */
 char *snapshot_why_broken (struct snapshot *snapshot);
 
-/* Give the snapshot up.  Once this returns nobody waits for it any more and
- * every read fails that could miss something; the space is freed when the
- * flusher comes to it.  Logged, the first time only.  Callable from any
- * thread with no lock of ours held but the gate as a reader.
+/* Give the snapshot up because of ERR, an errno.  Once this returns nobody
+ * waits for it any more and every read fails that could miss something; the
+ * space is freed when the flusher comes to it.  Logged, the first time only.
+ * Callable from any thread with no lock of ours held but the gate as a
+ * reader.
  */
-void snapshot_break (struct snapshot *snapshot, const char *format, ...)
-    __attribute__ ((format (printf, 2, 3)));
+void snapshot_break (struct snapshot *snapshot, int err, const char *format,
+                     ...) __attribute__ ((format (printf, 3, 4)));
 
-/* Count BYTES against maxsize, or give them back.  Counting returns false
- * if the limit would be passed.
+/* Let writers that wait for something of this snapshot's look again. */
+void snapshot_wake (struct snapshot *snapshot);
+
+/* Nobody needs what the snapshot holds: drop the copies that are still in
+ * memory, and give the space back when its flusher comes to it.  Never
+ * blocks.
+ */
+void snapshot_release (struct snapshot *snapshot);
+
+/* All that was copied is in the backing file, or nobody needs it. */
+static inline bool
+snapshot_is_drained (const struct snapshot *snapshot)
+{
+  return atomic_load (&snapshot->pending) <= 1;
+}
+
+/* ... and its space has been given back. */
+static inline bool
+snapshot_is_discarded (const struct snapshot *snapshot)
+{
+  return atomic_load (&snapshot->pending) == 0;
+}
+
+/* Count BYTES against maxsize, whatever the limit, or give them back.
+ * Plain counting returns false if the limit would be passed.
  */
 bool snapshot_count (struct snapshot *snapshot, uint64_t bytes);
+void snapshot_count_anyway (struct snapshot *snapshot, uint64_t bytes);
 void snapshot_uncount (struct snapshot *snapshot, uint64_t bytes);
 
 /* Queue COUNT linked jobs; each one's done ends with snapshot_job_ended. */

@@ -51,6 +51,7 @@ struct translation {
                             releases it */
 
   struct snapshot *snapshot; /* set at creation; for the flush job's end */
+  bool merge;                /* set before it enters the table; likewise */
   struct flush_job job;      /* the flusher's while storing */
 };
 
@@ -80,16 +81,24 @@ enum claim {
   CLAIM_BUSY,    /* others own all that is left */
 };
 
-/* Claim the first run of chunks among FIRST to FIRST + COUNT - 1, within
- * one bitmap group, that have no bit in HASTRANS and no owner; at most
- * LIMIT of them.  OWNED: TRANSLATION is in the table.  BUSY: *BUSY is one
- * of the owners' translations, with a user more for the caller.
+/* Claim the first run of those chunks of WANTED, bits of bitmap group GROUP,
+ * that have no bit in HASTRANS and no owner; at most LIMIT of them.  OWNED:
+ * TRANSLATION is in the table.  BUSY: *BUSY is one of the owners' translations,
+ * with a user more for the caller.
  */
 enum claim transtbl_claim (struct transtbl *table,
-                           const struct bitmap *hastrans, uint64_t first,
-                           unsigned count, unsigned limit,
+                           const struct bitmap *hastrans, uint64_t group,
+                           uint64_t wanted, unsigned limit,
                            struct translation *translation,
                            struct translation **busy);
+
+/* Set those bits of WANTED in FREE, of bitmap group GROUP, whose chunks have
+ * no bit in HASTRANS, nor in FREE, and no translation: nobody has begun to
+ * copy them.  Returns how many.
+ */
+unsigned transtbl_set_free (struct transtbl *table,
+                            const struct bitmap *hastrans, struct bitmap *free,
+                            uint64_t group, uint64_t wanted);
 
 /* Put PIECES (linked by NEXT; storing or lost, within the claim, each with
  * one user that becomes the table's) in the place of a CLAIM, and set the

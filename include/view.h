@@ -17,6 +17,12 @@ struct nbdkit_extents;
 int view_read (struct snapset *set, struct snapshot *snapshot, void *buf,
                uint64_t count, uint64_t offset);
 
+/* The same for any layer, deleted or not, for who keeps it from leaving the
+ * chain: what the older ones would read at this place.
+ */
+int view_read_layer (struct snapset *set, struct snapshot *layer, void *buf,
+                     uint64_t count, uint64_t offset);
+
 /* Add the extents of SNAPSHOT, or of the origin if that is NULL, from
  * OFFSET on: contiguous, within COUNT bytes, perhaps not up to their end;
  * ONE: no more than the first.  0, or -1 with errno after logging.

@@ -11,6 +11,7 @@
 #include "backfile.h"
 #include "bitmap.h"
 #include "extents.h"
+#include "report.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,9 +21,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
 
 /* The least header: a block of the usual file systems and disks, so that
  * the data stay aligned to it.
@@ -63,19 +61,6 @@ part_name (const struct backfile *backfile, unsigned part)
   return name;
 }
 
-/* Log what the kernel said of a call, with errno left as it was. */
-static int
-failed (const struct backfile *backfile, const char *call, uint64_t offset,
-        uint64_t count)
-{
-  const int err = errno;
-
-  nbdkit_error ("backing store %s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s",
-                backfile->store, call, count, offset, strerror (err));
-  errno = err;
-  return -1;
-}
-
 static int
 open_unnamed (const char *directory)
 {
@@ -103,7 +88,7 @@ open_named (const struct backfile *backfile, unsigned part)
     return -1;
   const int fd = open (name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd == -1 && errno == EEXIST)
-    nbdkit_error ("backing-store=%s: %s exists already; give a directory or "
+    report_error ("backing-store=%s: %s exists already; give a directory or "
                   "a new file, or remove it if a server that was killed left "
                   "it behind",
                   backfile->store, name);
@@ -126,7 +111,7 @@ make_part (struct backfile *backfile, unsigned part,
                                  : open_unnamed (backfile->store);
   if (fd == -1) {
     if (errno != EEXIST)
-      nbdkit_error ("backing-store=%s: cannot make a file: %m",
+      report_error ("backing-store=%s: cannot make a file: %m",
                     backfile->store);
     return -1;
   }
@@ -141,17 +126,17 @@ make_part (struct backfile *backfile, unsigned part,
   const size_t used = (size_t)n < sizeof header ? (size_t)n : sizeof header - 1;
   errno = ENOSPC; /* of a short write */
   if (pwrite (fd, header, used, 0) != (ssize_t)used) {
-    nbdkit_error ("backing-store=%s: cannot write to a new file: %m",
+    report_error ("backing-store=%s: cannot write to a new file: %m",
                   backfile->store);
     return -1;
   }
   if (ftruncate (fd, (off_t)length) == -1) {
     if (errno == EFBIG)
-      nbdkit_error ("backing-store=%s: a file of %" PRIu64 " bytes is too "
+      report_error ("backing-store=%s: a file of %" PRIu64 " bytes is too "
                     "large for this file system; split it with backfile-size=",
                     backfile->store, length);
     else
-      nbdkit_error ("backing-store=%s: ftruncate: %m", backfile->store);
+      report_error ("backing-store=%s: ftruncate: %m", backfile->store);
     return -1;
   }
   return 0;
@@ -172,7 +157,7 @@ backfile_create (const struct backfile_options *options)
       parts = 1;
   }
   if (parts > BACKFILE_PARTS_MAX) {
-    nbdkit_error (
+    report_error (
         "backfile-size=%" PRIu64 " makes %" PRIu64
         " files of an origin of %" PRIu64
         " bytes; allowed are %u: at least %" PRIu64,
@@ -184,7 +169,7 @@ backfile_create (const struct backfile_options *options)
   struct backfile *backfile
       = malloc (sizeof *backfile + parts * sizeof backfile->fds[0]);
   if (backfile == NULL || (backfile->store = strdup (options->store)) == NULL) {
-    nbdkit_error ("backing-store=%s: %m", options->store);
+    report_error ("backing-store=%s: %m", options->store);
     free (backfile);
     return NULL;
   }
@@ -214,7 +199,7 @@ remove_names (struct backfile *backfile)
       continue;
     char *name = part_name (backfile, part);
     if (name == NULL || unlink (name) == -1)
-      nbdkit_error ("cannot remove the backing file %s: %m",
+      report_error ("cannot remove the backing file %s: %m",
                     name != NULL ? name : backfile->store);
     free (name);
   }
@@ -266,7 +251,7 @@ backfile_read (const struct backfile *backfile, void *buf, uint64_t count,
     if (r == 0)
       errno = EIO;
     if (r <= 0)
-      return failed (backfile, "read", offset, count);
+      return -1;
     p += r;
     offset += (uint64_t)r;
     count -= (uint64_t)r;
@@ -283,10 +268,8 @@ backfile_extent (const struct backfile *backfile, uint64_t count,
   int fd;
 
   backfile_locate (backfile, offset, &fd, &file_offset);
-  if (file_extent (fd, file_offset, count < left ? count : left, length, hole)
-      == -1)
-    return failed (backfile, "lseek", offset, count);
-  return 0;
+  return file_extent (fd, file_offset, count < left ? count : left, length,
+                      hole);
 }
 
 void
@@ -295,6 +278,39 @@ backfile_discard (struct backfile *backfile)
   remove_names (backfile);
   for (unsigned part = 0; part < backfile->parts; part++)
     if (ftruncate (backfile->fds[part], 0) == -1)
-      nbdkit_error ("cannot give the space of the backing file %s back: %m",
+      report_error ("cannot give the space of the backing file %s back: %m",
                     backfile->store);
+}
+
+int
+backfile_punch (const struct backfile *backfile, uint64_t offset,
+                uint64_t count)
+{
+  while (count > 0) {
+    const uint64_t left = backfile->span - offset % backfile->span;
+    const uint64_t length = count < left ? count : left;
+    uint64_t file_offset;
+    int fd;
+
+    backfile_locate (backfile, offset, &fd, &file_offset);
+    if (fallocate (fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                   (off_t)file_offset, (off_t)length)
+        == -1)
+      return -1;
+    offset += length;
+    count -= length;
+  }
+  return 0;
+}
+
+uint64_t
+backfile_allocated (const struct backfile *backfile)
+{
+  uint64_t bytes = 0;
+  struct stat st;
+
+  for (unsigned part = 0; part < backfile->parts; part++)
+    if (fstat (backfile->fds[part], &st) == 0)
+      bytes += (uint64_t)st.st_blocks * 512;
+  return bytes;
 }

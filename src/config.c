@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 #include "config.h"
+#include "report.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -32,7 +33,7 @@
 static int
 refuse (const char *key, const char *value, const char *allowed)
 {
-  nbdkit_error ("%s=%s: must be %s", key, value, allowed);
+  report_error ("%s=%s: must be %s", key, value, allowed);
   return -1;
 }
 
@@ -101,7 +102,7 @@ static int
 set_path (const char *key, const char *value, char **path)
 {
   if (*path != NULL) {
-    nbdkit_error ("%s=%s: given twice, the first was %s", key, value, *path);
+    report_error ("%s=%s: given twice, the first was %s", key, value, *path);
     return -1;
   }
   if (*value == '\0')
@@ -213,7 +214,7 @@ config_set (struct config *config, const char *key, const char *value)
   }
 
 #define CONFIG_NAME(name, takes, standard, meaning) " " name
-  nbdkit_error ("%s=%s: there is no such parameter; allowed are:%s", key, value,
+  report_error ("%s=%s: there is no such parameter; allowed are:%s", key, value,
                 CONFIG_PARAMETERS (CONFIG_NAME));
   return -1;
 }
@@ -232,7 +233,7 @@ default_store (struct config *config)
     return -1;
   /* Anything else would pass for the name of a new file. */
   if (stat (config->backing_store, &st) == -1 || !S_ISDIR (st.st_mode)) {
-    nbdkit_error ("TMPDIR=%s: must be a directory; or set backing-store=",
+    report_error ("TMPDIR=%s: must be a directory; or set backing-store=",
                   directory);
     return -1;
   }
@@ -247,18 +248,18 @@ config_check (struct config *config)
   uint64_t least_memory = 2 * throttle_least (options->chunk_size);
 
   if (config->origin == NULL) {
-    nbdkit_error ("origin=PATH is missing: say which block device or image "
+    report_error ("origin=PATH is missing: say which block device or image "
                   "file to serve");
     return -1;
   }
   if (options->maxsize > 0 && options->maxsize < options->chunk_size) {
-    nbdkit_error ("maxsize=%" PRIu64 ": must be 0 (no limit) or at least the "
+    report_error ("maxsize=%" PRIu64 ": must be 0 (no limit) or at least the "
                   "chunk size, %" PRIu64,
                   options->maxsize, options->chunk_size);
     return -1;
   }
   if (options->backfile_size > 0 && options->backfile_size < least_part) {
-    nbdkit_error ("backfile-size=%" PRIu64 ": must be 0 (one file) or at "
+    report_error ("backfile-size=%" PRIu64 ": must be 0 (one file) or at "
                   "least %" PRIu64 " with chunksize=%" PRIu64,
                   options->backfile_size, least_part, options->chunk_size);
     return -1;
@@ -268,7 +269,7 @@ config_check (struct config *config)
   if (!config->max_memory_given && config->max_memory < least_memory)
     config->max_memory = least_memory;
   if (config->max_memory < least_memory) {
-    nbdkit_error ("max-memory=%" PRIu64 ": must be at least %" PRIu64
+    report_error ("max-memory=%" PRIu64 ": must be at least %" PRIu64
                   " with chunksize=%" PRIu64,
                   config->max_memory, least_memory, options->chunk_size);
     return -1;
@@ -276,7 +277,7 @@ config_check (struct config *config)
   if (options->on_error == ON_ERROR_BREAK_WRITE) {
     /* A write that has gone through cannot be made to fail any more. */
     if (config->durability_given && options->durability == DURABILITY_ASYNC) {
-      nbdkit_error ("durability=async: must be written with "
+      report_error ("durability=async: must be written with "
                     "on-error=break-write, since a write can only be made to "
                     "fail before it is done");
       return -1;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The way of a write.
  *
- * The bit of a chunk in HASTRANS is the permission to overwrite it: it is
- * set when its old content is as durable as asked.  A write comes through
+ * The bit of a chunk in HASTRANS of the target, the layer that writes copy
+ * into (see snapset.c), is the permission to overwrite it: it is set when
+ * the old content is as durable as asked.  A write comes through
  * when all its chunks have their bits; until then, inside the gate, it
  * claims runs of chunks that nobody owns, reads their old content and hands
  * them to the flusher:
@@ -14,7 +15,8 @@
  * it waits for outside the gate, and then looks at everything afresh: a
  * snapshot may have been taken meanwhile.  While it waits it owns no claim
  * that is not on its way to the flusher, so writes that overlap cannot wait
- * for each other in a circle.
+ * for each other in a circle.  Whoever waits for a layer's store or memory
+ * goes on when that layer is retired: broken, or not the target any more.
  *
  * What goes wrong                 break-snapshot           break-write
  * ------------------------------  -----------------------  -----------------
@@ -31,24 +33,15 @@
  */
 
 #include "cow.h"
+#include "copy.h"
+#include "resolve.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <string.h>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
-
-/* Runs of chunks that one snapshot may lose before it is given up.  Each
- * stays in the translation table for good, so there must be a limit; a disk
- * with that many unreadable places is beyond a snapshot's help.
- */
-#define LOST_MAX 4096
 
 /* One write on its way through cow_begin_write. */
 struct cow_write {
   uint64_t offset, count;    /* bytes of the origin */
-  struct snapshot *snapshot; /* the newest, when it last looked */
+  struct snapshot *snapshot; /* the target, when it last looked */
   uint64_t tried;            /* chunks of it before this one were kept, or
                                 had an owner, when it last looked */
   bool waited;               /* DEADLINE is set */
@@ -58,278 +51,6 @@ struct cow_write {
   struct translation *busy; /* the owner to wait for, or NULL */
 };
 
-/* A fault that is not one chunk's.  0: the snapshot gave up, the write may
- * go on.  -1 with errno: the write has failed.
- */
-static int
-fail (struct snapshot *snapshot, const struct cow_write *write, int err,
-      const char *what)
-{
-  if (snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT) {
-    snapshot_break (snapshot, "write at offset %" PRIu64 ": %s: %s",
-                    write->offset, what, strerror (err));
-    return 0;
-  }
-  nbdkit_error ("snapshot %u: write at offset %" PRIu64
-                " of the origin fails: %s: %s",
-                snapshot->number, write->offset, what, strerror (err));
-  errno = err;
-  return -1;
-}
-
-/* The flusher is done with a translation. */
-static void
-stored (struct flush_job *job, int error)
-{
-  struct translation *translation
-      = (struct translation *)((char *)job
-                               - offsetof (struct translation, job));
-  struct snapshot *snapshot = translation->snapshot;
-  const uint64_t offset = translation->first << snapshot->chunk_shift;
-  uint64_t mask = 0;
-
-  if (error == 0 && snapshot->options.durability == DURABILITY_WRITTEN)
-    mask = bitmap_mask (translation->first % BITMAP_GROUP, translation->count);
-  if (error != 0 && error != ECANCELED) {
-    if (snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT)
-      snapshot_break (snapshot,
-                      "backing store %s: write of %zu bytes at offset %" PRIu64
-                      ": %s",
-                      backfile_name (snapshot->backfile), job->length, offset,
-                      strerror (error));
-    else {
-      atomic_store (&snapshot->copy_error, error);
-      nbdkit_error ("snapshot %u: backing store %s: write of %zu bytes at "
-                    "offset %" PRIu64 ": %s; writes to the origin that need "
-                    "it fail",
-                    snapshot->number, backfile_name (snapshot->backfile),
-                    job->length, offset, strerror (error));
-    }
-  }
-  if (error != 0)
-    snapshot_uncount (snapshot, job->length);
-  if (error == ECANCELED && !snapshot_is_broken (snapshot)) {
-    /* The server ends.  The snapshot stays right as long as it is there. */
-    transtbl_settle (&snapshot->table, translation, ESHUTDOWN);
-    snapshot_job_ended (snapshot);
-    return;
-  }
-  transtbl_remove (&snapshot->table, translation, &snapshot->hastrans, mask,
-                   error);
-  snapshot_job_ended (snapshot);
-}
-
-/* A claim cannot be copied, because of ERR. */
-static void
-give_back (struct snapshot *snapshot, struct translation *claim, int err)
-{
-  atomic_store (&snapshot->copy_error, err);
-  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
-}
-
-/* The old content of a run: which of its chunks are what. */
-struct old_content {
-  uint64_t zero; /* chunks of the run that are all zeros, a bit each */
-  uint64_t lost; /* that could not be read                           */
-};
-
-static bool
-is_zero (const uint8_t *data, uint64_t length)
-{
-  return data[0] == 0 && memcmp (data, data + 1, length - 1) == 0;
-}
-
-/* After a run could not be read in one piece: find the chunks that can't.
- * Returns their bits.
- */
-static uint64_t
-read_one_by_one (struct snapset *set, struct snapshot *snapshot,
-                 const struct translation *claim, uint8_t *data)
-{
-  uint64_t lost = 0;
-
-  for (unsigned i = 0; i < claim->count; i++) {
-    const uint64_t chunk = claim->first + i;
-    const uint64_t length = snapshot_bytes (snapshot, chunk, 1);
-    const uint64_t offset = chunk << snapshot->chunk_shift;
-
-    if (origin_read_quiet (set->origin,
-                           data + ((uint64_t)i << snapshot->chunk_shift),
-                           length, offset)
-        == 0)
-      continue;
-    nbdkit_error ("snapshot %u: origin %s: the old content of %" PRIu64
-                  " bytes at offset %" PRIu64 " cannot be read: %m%s",
-                  snapshot->number, origin_path (set->origin), length, offset,
-                  snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT
-                      ? "; they read as errors in the snapshot from now on"
-                      : "; the write to the origin fails");
-    lost |= UINT64_C (1) << i;
-  }
-  return lost;
-}
-
-static struct old_content
-read_old (struct snapset *set, struct snapshot *snapshot,
-          const struct translation *claim, uint8_t *data)
-{
-  const uint64_t bytes = snapshot_bytes (snapshot, claim->first, claim->count);
-  struct old_content old = { 0 };
-
-  if (origin_read_quiet (set->origin, data, bytes,
-                         claim->first << snapshot->chunk_shift)
-      == -1)
-    old.lost = read_one_by_one (set, snapshot, claim, data);
-  for (unsigned i = 0; i < claim->count; i++)
-    if (!(old.lost >> i & 1)
-        && is_zero (data + ((uint64_t)i << snapshot->chunk_shift),
-                    snapshot_bytes (snapshot, claim->first + i, 1)))
-      old.zero |= UINT64_C (1) << i;
-  return old;
-}
-
-/* What a claim turns into: pieces for the table, jobs for the flusher. */
-struct pieces {
-  struct translation *list;
-  struct flush_job *jobs;
-  uint64_t job_count;
-  uint64_t bytes; /* to store */
-  unsigned lost;
-};
-
-static void
-free_pieces (struct pieces *pieces)
-{
-  while (pieces->list != NULL) {
-    struct translation *next = pieces->list->next;
-    translation_release (pieces->list);
-    pieces->list = next;
-  }
-}
-
-/* Add chunks I to END - 1 of a claim as one piece.  False: no memory. */
-static bool
-add_piece (struct snapshot *snapshot, const struct translation *claim,
-           struct buffer *buffer, unsigned i, unsigned end, bool lost,
-           struct pieces *pieces)
-{
-  struct translation *piece = translation_new (snapshot);
-
-  if (piece == NULL)
-    return false;
-  piece->first = claim->first + i;
-  piece->count = end - i;
-  piece->next = pieces->list;
-  pieces->list = piece;
-  if (lost) {
-    piece->state = TRANSLATION_LOST;
-    piece->settled = true;
-    pieces->lost++;
-    return true;
-  }
-  piece->state = TRANSLATION_STORING;
-  piece->data = buffer->data + ((uint64_t)i << snapshot->chunk_shift);
-  piece->buffer = buffer;
-  buffer_use (buffer);
-  piece->job = (struct flush_job){
-    .next = pieces->jobs,
-    .data = piece->data,
-    .length = snapshot_bytes (snapshot, piece->first, piece->count),
-    .urgent = snapshot->options.durability >= DURABILITY_WRITTEN,
-    .cancelled = &snapshot->broken,
-    .done = stored,
-  };
-  backfile_locate (snapshot->backfile, piece->first << snapshot->chunk_shift,
-                   &piece->job.fd, &piece->job.offset);
-  pieces->jobs = &piece->job;
-  pieces->job_count++;
-  pieces->bytes += piece->job.length;
-  return true;
-}
-
-/* Divide a claim into pieces of chunks that are alike.  Zeros need none:
- * the hole in the backing file is their copy.  False: no memory.
- */
-static bool
-make_pieces (struct snapshot *snapshot, const struct translation *claim,
-             struct buffer *buffer, const struct old_content *old,
-             struct pieces *pieces)
-{
-  for (unsigned i = 0, end; i < claim->count; i = end) {
-    const bool lost = old->lost >> i & 1;
-
-    end = i + 1;
-    if (old->zero >> i & 1)
-      continue;
-    while (end < claim->count && !(old->zero >> end & 1)
-           && (old->lost >> end & 1) == lost)
-      end++;
-    if (!add_piece (snapshot, claim, buffer, i, end, lost, pieces))
-      return false;
-  }
-  return true;
-}
-
-/* The caller owns CLAIM: read its old content into BUFFER and make the
- * pieces of it.  0, or an errno if the write has failed, or ECANCELED if
- * the snapshot broke.
- */
-static int
-prepare (struct snapset *set, struct snapshot *snapshot,
-         const struct cow_write *write, const struct translation *claim,
-         struct buffer *buffer, struct old_content *old, struct pieces *pieces)
-{
-  *old = read_old (set, snapshot, claim, buffer->data);
-  if (old->lost != 0 && snapshot->options.on_error == ON_ERROR_BREAK_WRITE)
-    return EIO; /* logged when it was read */
-  if (!make_pieces (snapshot, claim, buffer, old, pieces))
-    return fail (snapshot, write, ENOMEM, "no memory for the copy") == 0
-               ? ECANCELED
-               : ENOMEM;
-  if (atomic_fetch_add (&snapshot->lost, pieces->lost) + pieces->lost
-      > LOST_MAX) {
-    snapshot_break (
-        snapshot, "more than %d places on the origin cannot be read", LOST_MAX);
-    return ECANCELED;
-  }
-  if (!snapshot_count (snapshot, pieces->bytes))
-    return fail (snapshot, write, ENOSPC, "maxsize is reached") == 0 ? ECANCELED
-                                                                     : ENOSPC;
-  return 0;
-}
-
-/* The caller owns CLAIM: copy its chunks into WRITE's buffer and publish
- * them.  0, or -1 with errno if the write has failed; then, or if the
- * snapshot broke, the claim is given back.
- */
-static int
-copy_claim (struct snapset *set, struct snapshot *snapshot,
-            struct cow_write *write, struct translation *claim)
-{
-  const unsigned shift = claim->first % BITMAP_GROUP;
-  struct buffer *buffer = write->buffer;
-  struct pieces pieces = { 0 };
-  struct old_content old;
-
-  write->buffer = NULL;
-  const int err = prepare (set, snapshot, write, claim, buffer, &old, &pieces);
-  if (err == 0) {
-    const uint64_t kept = snapshot->options.durability == DURABILITY_ASYNC
-                              ? bitmap_mask (shift, claim->count)
-                              : (old.zero | old.lost) << shift;
-    transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,
-                      kept);
-    snapshot_submit (snapshot, pieces.jobs, pieces.job_count);
-  }
-  else {
-    free_pieces (&pieces);
-    give_back (snapshot, claim, err);
-  }
-  buffer_release (buffer);
-  errno = err;
-  return err == 0 || err == ECANCELED ? 0 : -1;
-}
-
 /* The caller owns CLAIM, but its chunks were being copied before, which
  * failed and was logged: fail like that instead of trying for ever.
  */
@@ -338,9 +59,29 @@ fail_again (struct snapshot *snapshot, struct translation *claim)
 {
   const int err = atomic_load (&snapshot->copy_error);
 
-  give_back (snapshot, claim, err);
+  copy_give_back (snapshot, claim, err);
   errno = err;
   return -1;
+}
+
+/* Copy a claim for a write, whose buffer it uses up. */
+static int
+copy_for (struct snapset *set, struct snapshot *snapshot,
+          struct cow_write *write, struct translation *claim)
+{
+  struct buffer *buffer = write->buffer;
+  struct copy copy = { .set = set,
+                       .snapshot = snapshot,
+                       .claim = claim,
+                       .buffer = buffer,
+                       .offset = write->offset };
+
+  write->buffer = NULL;
+  const int r = copy_claim (&copy);
+  const int err = errno;
+  buffer_release (buffer);
+  errno = err;
+  return r;
 }
 
 /* Have memory for a run of up to BYTES.  0; 1 if the write has to wait for
@@ -357,14 +98,14 @@ have_buffer (struct snapshot *snapshot, struct cow_write *write, size_t bytes)
     buffer_release (write->buffer);
   if (bytes > snapshot->run_limit)
     bytes = snapshot->run_limit;
-  write->buffer = throttle_try (snapshot->throttle, bytes);
+  write->buffer = throttle_try (snapshot->shared->throttle, bytes);
   if (write->buffer != NULL)
     return 0;
   if (errno == EAGAIN) {
     write->want = bytes;
     return 1;
   }
-  return fail (snapshot, write, errno, "no memory for the copy");
+  return copy_failed (snapshot, write->offset, errno, "no memory for the copy");
 }
 
 /* Copy what is left to copy of COUNT chunks from FIRST on, within a group.
@@ -376,13 +117,13 @@ static int
 copy_group (struct snapset *set, struct snapshot *snapshot,
             struct cow_write *write, uint64_t first, unsigned count)
 {
+  const uint64_t group = first / BITMAP_GROUP;
   const uint64_t mask = bitmap_mask (first % BITMAP_GROUP, count);
   uint64_t left;
 
-  while (
-      (left = mask & ~bitmap_group (&snapshot->hastrans, first / BITMAP_GROUP))
-          != 0
-      && !snapshot_is_broken (snapshot)) {
+  while ((left = mask & ~bitmap_group (&snapshot->hastrans, group)) != 0
+         && (left &= ~resolve_kept (set, group, left)) != 0
+         && !snapshot_is_broken (snapshot)) {
     struct translation *busy = NULL;
     int r = have_buffer (snapshot, write,
                          (size_t)bitmap_first_run (left)
@@ -391,19 +132,20 @@ copy_group (struct snapset *set, struct snapshot *snapshot,
       return r;
     struct translation *claim = translation_new (snapshot);
     if (claim == NULL)
-      return fail (snapshot, write, ENOMEM, "no memory for the copy");
+      return copy_failed (snapshot, write->offset, ENOMEM,
+                          "no memory for the copy");
     size_t limit = write->buffer->size >> snapshot->chunk_shift;
     if (limit > count)
       limit = count;
 
-    switch (transtbl_claim (&snapshot->table, &snapshot->hastrans, first, count,
+    switch (transtbl_claim (&snapshot->table, &snapshot->hastrans, group, left,
                             (unsigned)limit, claim, &busy)) {
     case CLAIM_OWNED:
       if (claim->first < write->tried
           && snapshot->options.on_error == ON_ERROR_BREAK_WRITE)
         r = fail_again (snapshot, claim);
       else
-        r = copy_claim (set, snapshot, write, claim);
+        r = copy_for (set, snapshot, write, claim);
       write->tried = claim->first + claim->count;
       break;
     case CLAIM_BUSY:
@@ -423,20 +165,31 @@ copy_group (struct snapset *set, struct snapshot *snapshot,
   return 0;
 }
 
+/* How much of the origin anyone wants kept, in bytes.  Inside the gate. */
+static uint64_t
+size_to_keep (struct snapset *set)
+{
+  const uint64_t newest = snapset_newest (set)->size;
+
+  return newest < set->target->size ? newest : set->target->size;
+}
+
 /* The same for the whole write. */
 static int
 copy_range (struct snapset *set, struct snapshot *snapshot,
             struct cow_write *write)
 {
-  const uint64_t end = write->offset + write->count < snapshot->size
+  const uint64_t size = size_to_keep (set);
+  const uint64_t end = write->offset + write->count < size
                            ? write->offset + write->count
-                           : snapshot->size;
+                           : size;
   if (write->snapshot != snapshot) {
     write->snapshot = snapshot;
     write->tried = 0;
+    write->waited = false;
   }
   if (write->offset >= end)
-    return 0; /* the origin has grown: nothing of this is the snapshot's */
+    return 0; /* the origin has grown: nothing of this is anyone's */
 
   const uint64_t last = (end - 1) >> snapshot->chunk_shift;
   uint64_t chunk = write->offset >> snapshot->chunk_shift;
@@ -484,7 +237,7 @@ wait_for_owner (struct snapshot *snapshot, struct cow_write *write)
   const bool claimed = busy->state == TRANSLATION_CLAIMED;
   int err = transtbl_wait (&snapshot->table, busy,
                            claimed ? NULL : deadline (snapshot, write),
-                           &snapshot->broken);
+                           &snapshot->retired);
   write->busy = NULL;
   translation_release (busy);
   if (claimed && err != 0) {
@@ -503,22 +256,29 @@ wait_outside (struct snapshot *snapshot, struct cow_write *write)
 {
   int err = 0;
 
+  atomic_fetch_add_explicit (&snapshot->waits, 1, memory_order_relaxed);
   if (write->busy != NULL)
     err = wait_for_owner (snapshot, write);
   else {
+    atomic_fetch_add_explicit (&snapshot->throttled, 1, memory_order_relaxed);
     write->buffer
-        = throttle_wait (snapshot->throttle, write->want,
-                         deadline (snapshot, write), &snapshot->broken);
+        = throttle_wait (snapshot->shared->throttle, write->want,
+                         deadline (snapshot, write), &snapshot->retired);
     if (write->buffer == NULL)
       err = errno;
-    if (err == ENOMEM)
-      return fail (snapshot, write, ENOMEM, "no memory for the copy");
+    atomic_fetch_sub_explicit (&snapshot->throttled, 1, memory_order_relaxed);
   }
+  if (atomic_load (&snapshot->retired))
+    return 0;
+  if (err == ENOMEM && write->buffer == NULL && write->want > 0)
+    return copy_failed (snapshot, write->offset, ENOMEM,
+                        "no memory for the copy");
   if (err == ETIMEDOUT)
-    return fail (snapshot, write, EIO,
-                 "waited for the backing store as long as cow-timeout allows");
+    return copy_failed (
+        snapshot, write->offset, EIO,
+        "waited for the backing store as long as cow-timeout allows");
   if (err == ESHUTDOWN)
-    return fail (snapshot, write, err, "the server ends");
+    return copy_failed (snapshot, write->offset, err, "the server ends");
   if (err != 0 && err != ECANCELED
       && snapshot->options.on_error == ON_ERROR_BREAK_WRITE) {
     errno = err; /* logged where it happened */
@@ -535,16 +295,21 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
 
   do {
     snapset_enter (set);
-    struct snapshot *snapshot = snapset_newest (set);
+    struct snapshot *target = set->target;
     r = 0;
-    if (snapshot == NULL)
+    if (target == NULL)
       break;
-    r = copy_range (set, snapshot, &write);
+    r = copy_range (set, target, &write);
     if (r == 0 && write.busy == NULL)
-      break; /* all kept; or the snapshot broke, and wants nothing */
+      break; /* all kept; or a layer broke, and nobody wants anything */
+    /* The target may be deleted while this waits for something of it. */
+    const unsigned token = grace_enter (&set->grace);
     snapset_leave (set);
     if (r != -1)
-      r = wait_outside (snapshot, &write);
+      r = wait_outside (target, &write);
+    const int err = errno;
+    grace_leave (&set->grace, token);
+    errno = err;
   } while (r != -1);
 
   const int err = errno;
@@ -565,21 +330,33 @@ bool
 cow_is_kept (struct snapset *set, uint64_t offset, uint64_t count,
              uint64_t *length)
 {
-  struct snapshot *snapshot = snapset_newest (set);
+  struct snapshot *target = set->target;
   bool kept;
 
   *length = count;
-  if (snapshot == NULL || snapshot_is_broken (snapshot)
-      || offset >= snapshot->size)
+  if (target == NULL || snapshot_is_broken (target)
+      || offset >= size_to_keep (set))
     return true;
-  if (count > snapshot->size - offset)
-    count = snapshot->size - offset;
+  if (count > size_to_keep (set) - offset)
+    count = size_to_keep (set) - offset;
 
-  const uint64_t first = offset >> snapshot->chunk_shift;
-  const uint64_t chunks
-      = ((offset + count - 1) >> snapshot->chunk_shift) - first + 1;
-  const uint64_t run = bitmap_run (&snapshot->hastrans, first, chunks, &kept);
-  *length = ((first + run) << snapshot->chunk_shift) - offset;
+  const unsigned shift = target->chunk_shift;
+  const uint64_t first = offset >> shift;
+  const uint64_t chunks = ((offset + count - 1) >> shift) - first + 1;
+  uint64_t run = bitmap_run (&target->hastrans, first, chunks, &kept);
+  if (!kept) {
+    /* Not here; but elsewhere, or free space?  A group at a time. */
+    const uint64_t group = first / BITMAP_GROUP;
+    const unsigned bit = first % BITMAP_GROUP;
+    if (run > BITMAP_GROUP - bit)
+      run = BITMAP_GROUP - bit;
+    const uint64_t mask = bitmap_mask (bit, (unsigned)run);
+    const uint64_t needless
+        = resolve_kept (set, group, mask) | resolve_unwanted (set, group, mask);
+    kept = needless >> bit & 1;
+    run = bitmap_first_run (kept ? needless : mask & ~needless);
+  }
+  *length = ((first + run) << shift) - offset;
   if (*length > count)
     *length = count;
   return kept;

@@ -21,6 +21,7 @@
  */
 
 #include "flusher.h"
+#include "report.h"
 #include "scoped.h"
 
 #include <assert.h>
@@ -446,7 +447,7 @@ flusher_start (struct flusher *flusher)
 
   if (err != 0) {
     errno = err;
-    nbdkit_error ("fssnap: cannot start the flusher's thread: %m");
+    report_error ("fssnap: cannot start the flusher's thread: %m");
     return -1;
   }
   pthread_mutex_lock (&flusher->lock);
@@ -456,31 +457,36 @@ flusher_start (struct flusher *flusher)
   if (flusher->start_error != 0) {
     pthread_join (flusher->thread, NULL);
     errno = flusher->start_error;
-    nbdkit_error ("fssnap: io=%s is refused here: %m", flusher->type->name);
+    report_error ("fssnap: io=%s is refused here: %m", flusher->type->name);
     return -1;
   }
   flusher->running = true;
   return 0;
 }
 
-int
-flusher_stop (struct flusher *flusher, unsigned timeout)
+void
+flusher_ask_to_stop (struct flusher *flusher)
 {
-  struct timespec deadline;
-  int err = 0;
-
   if (!flusher->running)
-    return 0;
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += timeout;
-  pthread_mutex_lock (&flusher->lock);
+    return;
+  SCOPED_LOCK (&flusher->lock);
   flusher->stopping = true;
   flusher->asleep = false;
   pthread_cond_signal (&flusher->awake);
   if (!flusher->ended)
     flusher->type->wake (flusher->engine);
+}
+
+int
+flusher_await_stop (struct flusher *flusher, const struct timespec *deadline)
+{
+  int err = 0;
+
+  if (!flusher->running)
+    return 0;
+  pthread_mutex_lock (&flusher->lock);
   while (!flusher->ended && err == 0)
-    err = pthread_cond_timedwait (&flusher->changed, &flusher->lock, &deadline);
+    err = pthread_cond_timedwait (&flusher->changed, &flusher->lock, deadline);
   const bool ended = flusher->ended;
   pthread_mutex_unlock (&flusher->lock);
   if (!ended)
@@ -488,4 +494,15 @@ flusher_stop (struct flusher *flusher, unsigned timeout)
   pthread_join (flusher->thread, NULL);
   flusher->running = false;
   return 0;
+}
+
+int
+flusher_stop (struct flusher *flusher, unsigned timeout)
+{
+  struct timespec deadline;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += timeout;
+  flusher_ask_to_stop (flusher);
+  return flusher_await_stop (flusher, &deadline);
 }

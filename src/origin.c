@@ -2,6 +2,7 @@
 
 #include "origin.h"
 #include "extents.h"
+#include "report.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +42,7 @@ failed (const struct origin *origin, const char *call, uint64_t offset,
 {
   const int err = errno;
 
-  nbdkit_error ("origin %s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s",
+  report_error ("origin %s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s",
                 origin->path, call, count, offset, strerror (err));
   errno = err;
   return -1;
@@ -70,7 +71,7 @@ lock_file (const struct origin *origin)
   if (fcntl (origin->fd, F_OFD_SETLK, &lock) == 0)
     return 0;
   if (errno == EAGAIN || errno == EACCES) {
-    nbdkit_error ("origin=%s: the file is locked: another program uses it "
+    report_error ("origin=%s: the file is locked: another program uses it "
                   "(a virtual machine, or another server?)",
                   origin->path);
     return -1;
@@ -111,7 +112,7 @@ examine (struct origin *origin, const struct stat *st)
   if (S_ISREG (st->st_mode))
     return lock_file (origin);
   if (ioctl (origin->fd, BLKSSZGET, &sector) == -1) {
-    nbdkit_error ("origin=%s: cannot read the sector size: %m", origin->path);
+    report_error ("origin=%s: cannot read the sector size: %m", origin->path);
     return -1;
   }
   origin->sector = (unsigned)sector;
@@ -126,7 +127,7 @@ origin_open (const char *path)
   struct stat st;
 
   if (origin == NULL || (origin->path = strdup (path)) == NULL) {
-    nbdkit_error ("origin=%s: %m", path);
+    report_error ("origin=%s: %m", path);
     free (origin);
     return NULL;
   }
@@ -135,11 +136,11 @@ origin_open (const char *path)
   atomic_init (&origin->can_zero_range, true);
 
   if (stat (path, &st) == -1) {
-    nbdkit_error ("origin=%s: %m", path);
+    report_error ("origin=%s: %m", path);
     goto error;
   }
   if (!S_ISBLK (st.st_mode) && !S_ISREG (st.st_mode)) {
-    nbdkit_error ("origin=%s: not a block device nor a regular file", path);
+    report_error ("origin=%s: not a block device nor a regular file", path);
     goto error;
   }
   origin->block_device = S_ISBLK (st.st_mode);
@@ -147,11 +148,11 @@ origin_open (const char *path)
       path, O_CLOEXEC | (origin->block_device ? O_EXCL : 0), &origin->readonly);
   if (origin->fd == -1) {
     if (errno == EBUSY)
-      nbdkit_error ("origin=%s: the device is in use: mounted, or part of "
+      report_error ("origin=%s: the device is in use: mounted, or part of "
                     "LVM, RAID, swap or another server",
                     path);
     else
-      nbdkit_error ("origin=%s: open: %m", path);
+      report_error ("origin=%s: open: %m", path);
     goto error;
   }
   if (examine (origin, &st) == -1)
@@ -217,7 +218,7 @@ origin_size (const struct origin *origin)
   }
   else if (fstat (origin->fd, &st) == 0)
     return st.st_size;
-  nbdkit_error ("origin %s: cannot read the size: %m", origin->path);
+  report_error ("origin %s: cannot read the size: %m", origin->path);
   return -1;
 }
 
@@ -281,7 +282,7 @@ origin_flush (const struct origin *origin)
 {
   if (fdatasync (origin->fd) == -1) {
     const int err = errno;
-    nbdkit_error ("origin %s: fdatasync: %s", origin->path, strerror (err));
+    report_error ("origin %s: fdatasync: %s", origin->path, strerror (err));
     errno = err;
     return -1;
   }

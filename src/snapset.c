@@ -1,27 +1,58 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+/* Which layer a write copies into.  As long as the newest snapshot is the
+ * last layer, it is that one.  Once newer ones were deleted whose copies it
+ * reads, a write has to copy what none of the layers from the newest
+ * snapshot on has; and it reads what it copies from the origin, never from
+ * another layer, whose store may hang.  For that each chunk must be wholly
+ * in or wholly not in each of these layers: so the one with the smallest
+ * chunks is the target.  That is the newest snapshot itself, unless one
+ * with smaller chunks was taken later and deleted.
+ *
+ * What a deleted layer holds is needed by the nearest older snapshot that
+ * is neither deleted nor broken, if there is one and no layer broke in
+ * between, since nobody can read past that one.  Else nobody needs it and
+ * it is released at once; it leaves the chain when reclaim.c comes to it.
+ *
+ * Making a snapshot's files may hang as the store may.  No lock is held
+ * meanwhile; its number and name are reserved.
+ */
 
 #include "snapset.h"
+#include "report.h"
 #include "scoped.h"
 
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAME_MAX_LENGTH 64
 
 struct snapset *
-snapset_create (struct origin *origin, struct flusher *flusher,
-                uint64_t max_memory)
+snapset_create (struct origin *origin, const struct engine_type *engine,
+                const struct engine_type *fallback, uint64_t max_memory)
 {
-  struct snapset *set = calloc (1, sizeof *set);
+  struct snapset *set = aligned_alloc (_Alignof(struct snapset), sizeof *set);
+  struct throttle *throttle = throttle_create (max_memory);
   pthread_rwlockattr_t attr;
 
-  if (set != NULL)
-    set->throttle = throttle_create (max_memory);
-  if (set == NULL || set->throttle == NULL) {
-    nbdkit_error ("no memory for the set of snapshots: %m");
+  if (set == NULL || throttle == NULL) {
+    report_error ("no memory for the set of snapshots: %m");
     free (set);
+    if (throttle != NULL)
+      throttle_free (throttle);
     return NULL;
   }
+  memset (set, 0, sizeof *set);
   set->origin = origin;
-  set->flusher = flusher;
+  set->shared = (struct snapshot_shared){ .engine = engine,
+                                          .fallback = fallback,
+                                          .throttle = throttle,
+                                          .bell = &set->bell };
+  bell_init (&set->bell);
+  grace_init (&set->grace, &set->bell);
   /* The default kind prefers readers: with requests always in flight a
    * creation might wait for ever.
    */
@@ -31,7 +62,14 @@ snapset_create (struct origin *origin, struct flusher *flusher,
   pthread_rwlock_init (&set->gate, &attr);
   pthread_rwlockattr_destroy (&attr);
   pthread_mutex_init (&set->mutations, NULL);
+  pthread_mutex_init (&set->lock, NULL);
   return set;
+}
+
+static struct snapshot *
+newer (struct snapshot *layer)
+{
+  return atomic_load_explicit (&layer->newer, memory_order_acquire);
 }
 
 void
@@ -39,16 +77,59 @@ snapset_free (struct snapset *set)
 {
   if (set == NULL)
     return;
-  struct snapshot *snapshot = atomic_load (&set->newest);
-  while (snapshot != NULL) {
-    struct snapshot *older = snapshot->older;
-    snapshot_free (snapshot);
-    snapshot = older;
+  while (set->last != NULL) {
+    struct snapshot *older = set->last->older;
+    snapshot_free (set->last);
+    set->last = older;
   }
-  throttle_free (set->throttle);
+  while (set->dropped != NULL) {
+    struct snapshot *next = set->dropped->next;
+    snapshot_free (set->dropped);
+    set->dropped = next;
+  }
+  throttle_free (set->shared.throttle);
   pthread_rwlock_destroy (&set->gate);
   pthread_mutex_destroy (&set->mutations);
+  pthread_mutex_destroy (&set->lock);
+  bell_destroy (&set->bell);
   free (set);
+}
+
+int
+snapset_start (struct snapset *set)
+{
+  SCOPED_LOCK (&set->mutations);
+  for (struct snapshot *s = set->last; s != NULL; s = s->older)
+    if (flusher_start (s->flusher) == -1)
+      return -1;
+  {
+    SCOPED_LOCK (&set->lock);
+    set->running = true;
+  }
+  return 0;
+}
+
+int
+snapset_stop (struct snapset *set, unsigned timeout)
+{
+  struct timespec deadline;
+  int r = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += timeout;
+  SCOPED_LOCK (&set->mutations);
+  /* All are asked before the first is waited for: one that hangs takes no
+   * other's time.
+   */
+  for (struct snapshot *s = set->last; s != NULL; s = s->older)
+    flusher_ask_to_stop (s->flusher);
+  for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
+    flusher_ask_to_stop (s->flusher);
+  for (struct snapshot *s = set->last; s != NULL; s = s->older)
+    r |= flusher_await_stop (s->flusher, &deadline);
+  for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
+    r |= flusher_await_stop (s->flusher, &deadline);
+  return r;
 }
 
 struct snapshot *
@@ -57,41 +138,479 @@ snapset_newest (struct snapset *set)
   return atomic_load_explicit (&set->newest, memory_order_acquire);
 }
 
-struct snapshot *
-snapset_find (struct snapset *set, unsigned number)
+bool
+snapset_is_name (const char *name)
 {
-  struct snapshot *snapshot = snapset_newest (set);
+  static const char allowed[] = "abcdefghijklmnopqrstuvwxyz"
+                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  const size_t length = strlen (name);
 
-  while (snapshot != NULL && snapshot->number != number)
-    snapshot = snapshot->older;
+  return length > 0 && length <= NAME_MAX_LENGTH
+         && isalnum ((unsigned char)*name) && strspn (name, allowed) == length
+         && strspn (name, "0123456789") < length;
+}
+
+/* The number that WHO is, or 0. */
+static unsigned
+parse_number (const char *who)
+{
+  if (*who == '0' || strlen (who) > 9
+      || strspn (who, "0123456789") != strlen (who))
+    return 0;
+  return (unsigned)strtoul (who, NULL, 10);
+}
+
+/* LOCK or MUTATIONS is held. */
+static struct snapshot *
+find_number (struct snapset *set, unsigned number)
+{
+  struct snapshot *s = set->last;
+
+  while (s != NULL && (snapshot_is_deleted (s) || s->number != number))
+    s = s->older;
+  return s;
+}
+
+static struct snapshot *
+find_name (struct snapset *set, const char *name)
+{
+  struct snapshot *s = set->last;
+
+  while (s != NULL
+         && (snapshot_is_deleted (s) || s->name == NULL
+             || strcmp (s->name, name) != 0))
+    s = s->older;
+  return s;
+}
+
+static struct snapshot *
+find (struct snapset *set, const char *who)
+{
+  if (who == NULL)
+    return snapset_newest (set);
+  const unsigned number = parse_number (who);
+  return number != 0 ? find_number (set, number) : find_name (set, who);
+}
+
+struct snapshot *
+snapset_find (struct snapset *set, const char *who)
+{
+  SCOPED_LOCK (&set->lock);
+  return find (set, who);
+}
+
+struct snapshot *
+snapset_open (struct snapset *set, const char *who)
+{
+  SCOPED_LOCK (&set->lock);
+  struct snapshot *snapshot = find (set, who);
+  if (snapshot != NULL)
+    snapshot->clients++;
   return snapshot;
+}
+
+void
+snapset_close (struct snapset *set, struct snapshot *snapshot)
+{
+  bool last;
+
+  {
+    SCOPED_LOCK (&set->lock);
+    last = --snapshot->clients == 0 && snapshot_is_deleted (snapshot);
+  }
+  if (last)
+    bell_ring (&set->bell);
+}
+
+struct snapshot *
+snapset_pin (struct snapset *set, const char *who)
+{
+  SCOPED_LOCK (&set->lock);
+  struct snapshot *snapshot = find (set, who);
+  if (snapshot != NULL)
+    snapshot->pins++;
+  return snapshot;
+}
+
+void
+snapset_unpin (struct snapset *set, struct snapshot *snapshot)
+{
+  bool last;
+
+  {
+    SCOPED_LOCK (&set->lock);
+    last = --snapshot->pins == 0 && snapshot_is_deleted (snapshot);
+  }
+  if (last)
+    bell_ring (&set->bell);
+}
+
+struct snapshot **
+snapset_list (struct snapset *set, bool all, size_t *count)
+{
+  size_t layers = 0, n = 0;
+
+  SCOPED_LOCK (&set->lock);
+  for (struct snapshot *s = set->oldest; s != NULL; s = newer (s))
+    layers++;
+  for (struct snapshot *s = set->dropped; all && s != NULL; s = s->next)
+    layers++;
+  struct snapshot **list = malloc ((layers + 1) * sizeof (struct snapshot *));
+  if (list == NULL)
+    return NULL;
+  for (struct snapshot *s = set->dropped; all && s != NULL; s = s->next)
+    list[n++] = s;
+  for (struct snapshot *s = set->oldest; s != NULL; s = newer (s))
+    if (all || !snapshot_is_deleted (s))
+      list[n++] = s;
+  for (size_t i = 0; i < n; i++)
+    list[i]->pins++;
+  *count = n;
+  return list;
+}
+
+struct snapshot_status
+snapset_status (struct snapset *set, struct snapshot *snapshot)
+{
+  SCOPED_LOCK (&set->lock);
+  struct snapshot_status status
+      = { .clients = snapshot->clients, .creating = snapshot->creator != NULL };
+  struct snapshot *s = snapshot_is_broken (snapshot) ? NULL : newer (snapshot);
+  while (s != NULL && !snapshot_is_broken (s))
+    s = newer (s);
+  if (s != NULL)
+    status.blocked_by = s->number;
+  return status;
+}
+
+/* Choose newest and target anew; returns the target that was, if writers
+ * that wait for it have to be woken once no lock is held.  All locks are
+ * held.
+ */
+static struct snapshot *
+relink (struct snapset *set)
+{
+  struct snapshot *const before = set->target;
+  struct snapshot *newest = set->last;
+
+  while (newest != NULL && snapshot_is_deleted (newest))
+    newest = newest->older;
+  struct snapshot *target = newest;
+  if (newest != NULL)
+    for (struct snapshot *s = newer (newest); s != NULL; s = newer (s))
+      if (s->chunk_shift < target->chunk_shift && !snapshot_is_broken (s))
+        target = s;
+  atomic_store_explicit (&set->newest, newest, memory_order_release);
+  set->target = target;
+  if (target != NULL) {
+    atomic_store (&target->retired, false);
+    if (snapshot_is_broken (target)) /* it may have broken meanwhile */
+      atomic_store (&target->retired, true);
+  }
+  if (before == NULL || before == target)
+    return NULL;
+  atomic_store (&before->retired, true);
+  return before;
+}
+
+/* LOCK is held.  A deleted snapshot's number is held by its clients. */
+static bool
+is_number_taken (struct snapset *set, unsigned number)
+{
+  for (struct reservation *r = set->reserved; r != NULL; r = r->next)
+    if (r->number == number)
+      return true;
+  for (struct snapshot *s = set->last; s != NULL; s = s->older)
+    if (s->number == number && (s->clients > 0 || !snapshot_is_deleted (s)))
+      return true;
+  for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
+    if (s->number == number && s->clients > 0)
+      return true;
+  return false;
+}
+
+/* The lowest free number and the name are kept for a new snapshot.  0, or
+ * -1 with errno, reported.
+ */
+static int
+reserve (struct snapset *set, const char *name, struct reservation *reservation)
+{
+  if (name != NULL && !snapset_is_name (name)) {
+    report_error ("a snapshot cannot be called '%s': a name has up to %d "
+                  "letters, digits, '.', '_' and '-', begins with a letter or "
+                  "a digit, and is not all digits",
+                  name, NAME_MAX_LENGTH);
+    errno = EINVAL;
+    return -1;
+  }
+
+  SCOPED_LOCK (&set->lock);
+  unsigned taken = 0;
+  if (name != NULL) {
+    const struct snapshot *other = find_name (set, name);
+    if (other != NULL)
+      taken = other->number;
+    for (const struct reservation *r = set->reserved; r != NULL; r = r->next)
+      if (r->name != NULL && strcmp (r->name, name) == 0)
+        taken = r->number;
+  }
+  if (taken != 0) {
+    report_error ("there is a snapshot %s already: number %u", name, taken);
+    errno = EEXIST;
+    return -1;
+  }
+  *reservation = (struct reservation){ .next = set->reserved,
+                                       .number = 1,
+                                       .name = name };
+  while (is_number_taken (set, reservation->number))
+    reservation->number++;
+  set->reserved = reservation;
+  return 0;
+}
+
+/* LOCK is held. */
+static void
+end_reservation (struct snapset *set, struct reservation *reservation)
+{
+  struct reservation **p = &set->reserved;
+
+  while (*p != reservation)
+    p = &(*p)->next;
+  *p = reservation->next;
+}
+
+/* Make what is behind the reservation.  NULL with errno, reported. */
+static struct snapshot *
+prepare (struct snapset *set, const struct snapshot_options *options,
+         unsigned number)
+{
+  const int64_t size = origin_size (set->origin);
+
+  if (size == -1)
+    return NULL;
+  struct snapshot *snapshot = snapshot_create (
+      options, number, (uint64_t)size, origin_path (set->origin), &set->shared);
+  pthread_mutex_lock (&set->lock);
+  const bool running = set->running;
+  pthread_mutex_unlock (&set->lock);
+  if (snapshot != NULL && running && flusher_start (snapshot->flusher) == -1) {
+    const int err = errno;
+    snapshot_free (snapshot);
+    errno = err;
+    return NULL;
+  }
+  return snapshot;
+}
+
+/* Where the origin has shrunk, older snapshots would read what is there if
+ * it grows again.  MUTATIONS is held.
+ */
+static void
+break_longer (struct snapset *set, uint64_t size)
+{
+  for (struct snapshot *s = set->last; s != NULL; s = s->older)
+    if (s->size > size && !snapshot_is_deleted (s) && !snapshot_is_broken (s))
+      snapshot_break (
+          s, EIO, "the origin has shrunk from %" PRIu64 " to %" PRIu64 " bytes",
+          s->size, size);
 }
 
 struct snapshot *
 snapset_freeze (struct snapset *set, const struct snapshot_options *options)
 {
-  unsigned number = 1;
+  struct reservation reservation;
+  struct snapshot *before = NULL;
+
+  if (reserve (set, options->name, &reservation) == -1)
+    return NULL;
+  struct snapshot *snapshot = prepare (set, options, reservation.number);
+  const int err = errno;
+  if (snapshot == NULL) {
+    SCOPED_LOCK (&set->lock);
+    end_reservation (set, &reservation);
+    errno = err;
+    return NULL;
+  }
 
   SCOPED_LOCK (&set->mutations);
-  const int64_t size = origin_size (set->origin);
-  if (size == -1)
-    return NULL;
-  while (snapset_find (set, number) != NULL)
-    number++;
-  struct snapshot *snapshot = snapshot_create (options, number, (uint64_t)size,
-                                               origin_path (set->origin),
-                                               set->flusher, set->throttle);
-  if (snapshot == NULL)
-    return NULL;
-
+  break_longer (set, snapshot->size);
   pthread_rwlock_wrlock (&set->gate);
-  snapshot->older = snapset_newest (set);
-  if (snapshot->older != NULL)
-    atomic_store_explicit (&snapshot->older->newer, snapshot,
-                           memory_order_release);
-  atomic_store_explicit (&set->newest, snapshot, memory_order_release);
+  {
+    SCOPED_LOCK (&set->lock);
+    snapshot->created = time (NULL);
+    snapshot->pins = 1;
+    snapshot->older = set->last;
+    if (set->last != NULL)
+      atomic_store_explicit (&set->last->newer, snapshot, memory_order_release);
+    else
+      set->oldest = snapshot;
+    set->last = snapshot;
+    before = relink (set);
+    end_reservation (set, &reservation);
+    if (set->highest < snapshot->number)
+      set->highest = snapshot->number;
+  }
   pthread_rwlock_unlock (&set->gate);
+  if (before != NULL)
+    snapshot_wake (before);
   return snapshot;
+}
+
+/* Whether the snapshot may be deleted.  0, or -1 with errno, reported.  LOCK
+ * is held.
+ */
+static int
+check_deletable (struct snapshot *snapshot, const char *who, bool force,
+                 const void *creator)
+{
+  if (snapshot == NULL) {
+    report_error ("there is no snapshot %s", who);
+    errno = ENOENT;
+    return -1;
+  }
+  if (force)
+    return 0;
+  if (snapshot->creator != NULL && snapshot->creator != creator) {
+    report_error ("snapshot %u is being created; wait, or force the deletion",
+                  snapshot->number);
+    errno = EBUSY;
+    return -1;
+  }
+  if (snapshot->clients > 0) {
+    report_error ("snapshot %u is in use: %u connection%s %s it open; have "
+                  "%s closed, or force the deletion",
+                  snapshot->number, snapshot->clients,
+                  snapshot->clients == 1 ? "" : "s",
+                  snapshot->clients == 1 ? "has" : "have",
+                  snapshot->clients == 1 ? "it" : "them");
+    errno = EBUSY;
+    return -1;
+  }
+  return 0;
+}
+
+/* Release the deleted layers that no snapshot reads any more.  MUTATIONS is
+ * held.
+ */
+static void
+release_unneeded (struct snapset *set)
+{
+  bool needed = false;
+
+  for (struct snapshot *s = set->oldest; s != NULL; s = newer (s)) {
+    if (snapshot_is_broken (s))
+      needed = false;
+    else if (!snapshot_is_deleted (s))
+      needed = true;
+    else if (!needed)
+      snapshot_release (s);
+  }
+}
+
+int
+snapset_delete (struct snapset *set, const char *who, bool force,
+                const void *creator, unsigned *number)
+{
+  struct snapshot *snapshot, *before = NULL;
+  int r;
+
+  SCOPED_LOCK (&set->mutations);
+  {
+    /* Not to stop the writers for nothing. */
+    SCOPED_LOCK (&set->lock);
+    snapshot = find (set, who);
+    if (check_deletable (snapshot, who, force, creator) == -1)
+      return -1;
+  }
+  pthread_rwlock_wrlock (&set->gate);
+  {
+    SCOPED_LOCK (&set->lock);
+    r = check_deletable (snapshot, who, force, creator);
+    if (r == 0) {
+      atomic_store (&snapshot->deleted, true);
+      atomic_fetch_add (&set->deletions, 1);
+      snapshot->creator = NULL;
+      before = relink (set);
+    }
+  }
+  pthread_rwlock_unlock (&set->gate);
+  if (r == -1)
+    return -1;
+  *number = snapshot->number;
+  if (before != NULL)
+    snapshot_wake (before);
+  release_unneeded (set);
+  bell_ring (&set->bell);
+  return 0;
+}
+
+int
+snapset_finish (struct snapset *set, const char *who, const void *creator)
+{
+  SCOPED_LOCK (&set->lock);
+  struct snapshot *snapshot = find (set, who);
+  if (snapshot == NULL) {
+    report_error ("there is no snapshot %s", who);
+    errno = ENOENT;
+    return -1;
+  }
+  if (snapshot->creator != creator) {
+    report_error ("snapshot %u is not being created by this connection",
+                  snapshot->number);
+    errno = EPERM;
+    return -1;
+  }
+  snapshot->creator = NULL;
+  return 0;
+}
+
+bool
+snapset_is_creator (struct snapset *set, struct snapshot *snapshot,
+                    const void *creator)
+{
+  SCOPED_LOCK (&set->lock);
+  return snapshot->creator == creator;
+}
+
+void
+snapset_drop (struct snapset *set, struct snapshot *layer)
+{
+  struct snapshot *before;
+
+  assert (snapshot_is_deleted (layer));
+  pthread_rwlock_wrlock (&set->gate);
+  {
+    SCOPED_LOCK (&set->lock);
+    struct snapshot *const after = newer (layer);
+    if (layer->older != NULL)
+      atomic_store_explicit (&layer->older->newer, after, memory_order_seq_cst);
+    else
+      set->oldest = after;
+    if (after != NULL)
+      after->older = layer->older;
+    else
+      set->last = layer->older;
+    layer->next = set->dropped;
+    set->dropped = layer;
+    before = relink (set);
+  }
+  pthread_rwlock_unlock (&set->gate);
+  if (before != NULL)
+    snapshot_wake (before);
+}
+
+bool
+snapset_forget (struct snapset *set, struct snapshot *layer)
+{
+  struct snapshot **p = &set->dropped;
+
+  SCOPED_LOCK (&set->lock);
+  if (layer->clients > 0 || layer->pins > 0)
+    return false;
+  while (*p != layer)
+    p = &(*p)->next;
+  *p = layer->next;
+  return true;
 }
 
 void

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* How a snapshot breaks.  A writer that cannot keep the old content marks
+/* How a snapshot ends.  A writer that cannot keep the old content marks
  * the snapshot broken before it overwrites the origin, and every reader
  * looks at the mark after it has read: so no read returns what came later.
  * Then whoever waits for room or for a translation is woken and goes on.
@@ -8,10 +8,12 @@
  * ended: a write still under way would make the file grow again, and the
  * store may be the very thing that hangs, which no client's thread should
  * touch.  PENDING counts the jobs for that; one more, counted from the
- * start, stands for the discard job that snapshot_break queues.
+ * start, stands for the discard job that snapshot_release queues, when the
+ * snapshot breaks or is deleted and no older one needs it.
  */
 
 #include "snapshot.h"
+#include "report.h"
 #include "scoped.h"
 
 #include <assert.h>
@@ -19,9 +21,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
 
 /* The most that is read and stored in one step.  Larger steps do not make
  * the copy faster, and each holds that much of max-memory.
@@ -45,49 +44,73 @@ run_limit (uint64_t chunk_size, uint64_t memory)
   return run;
 }
 
-struct snapshot *
-snapshot_create (const struct snapshot_options *options, unsigned number,
-                 uint64_t size, const char *origin, struct flusher *flusher,
-                 struct throttle *throttle)
+/* The parts that can fail to be made.  0, or -1 after logging. */
+static int
+make_parts (struct snapshot *snapshot, const struct snapshot_options *options,
+            const char *origin)
 {
   const struct backfile_options backfile_options = {
     .store = options->backing_store,
     .part_size = options->backfile_size,
-    .size = size,
+    .size = snapshot->size,
     .chunk_size = options->chunk_size,
     .origin = origin,
   };
-  const uint64_t memory = throttle_limit (throttle);
-  struct snapshot *snapshot = calloc (1, sizeof *snapshot);
+  const uint64_t memory = throttle_limit (snapshot->shared->throttle);
+  const uint64_t chunks = snapshot_chunks (snapshot);
+
+  if (options->name != NULL)
+    snapshot->name = strdup (options->name);
+  snapshot->flusher
+      = flusher_create (snapshot->shared->engine, snapshot->shared->fallback);
+  if ((options->name != NULL && snapshot->name == NULL)
+      || snapshot->flusher == NULL
+      || bitmap_init (&snapshot->hastrans, chunks) == -1
+      || bitmap_init (&snapshot->free, chunks) == -1
+      || transtbl_init (&snapshot->table,
+                        memory / throttle_least (options->chunk_size))
+             == -1) {
+    report_error ("snapshot %u: no memory for its tables: %m",
+                  snapshot->number);
+    return -1;
+  }
+  snapshot->backfile = backfile_create (&backfile_options);
+  return snapshot->backfile == NULL ? -1 : 0;
+}
+
+struct snapshot *
+snapshot_create (const struct snapshot_options *options, unsigned number,
+                 uint64_t size, const char *origin,
+                 const struct snapshot_shared *shared)
+{
+  struct snapshot *snapshot
+      = aligned_alloc (_Alignof(struct snapshot), sizeof *snapshot);
 
   assert (options->on_error == ON_ERROR_BREAK_SNAPSHOT
           || options->durability >= DURABILITY_WRITTEN);
   if (snapshot == NULL) {
-    nbdkit_error ("snapshot %u: %m", number);
+    report_error ("snapshot %u: %m", number);
     return NULL;
   }
+  memset (snapshot, 0, sizeof *snapshot);
   snapshot->number = number;
   snapshot->options = *options;
+  snapshot->options.name = NULL;
+  snapshot->options.creator = NULL;
+  snapshot->options.backing_store = NULL;
+  snapshot->creator = options->creator;
   snapshot->size = size;
   snapshot->chunk_shift = (unsigned)__builtin_ctzll (options->chunk_size);
-  snapshot->run_limit = run_limit (options->chunk_size, memory);
-  snapshot->created = time (NULL);
-  snapshot->flusher = flusher;
-  snapshot->throttle = throttle;
+  snapshot->run_limit
+      = run_limit (options->chunk_size, throttle_limit (shared->throttle));
+  snapshot->shared = shared;
   atomic_init (&snapshot->pending, 1);
   atomic_init (&snapshot->copy_error, EIO);
   pthread_mutex_init (&snapshot->lock, NULL);
-  if (bitmap_init (&snapshot->hastrans, snapshot_chunks (snapshot)) == -1
-      || transtbl_init (&snapshot->table,
-                        memory / throttle_least (options->chunk_size))
-             == -1) {
-    nbdkit_error ("snapshot %u: no memory for its tables: %m", number);
+  if (make_parts (snapshot, options, origin) == -1) {
+    const int err = errno;
     snapshot_free (snapshot);
-    return NULL;
-  }
-  snapshot->backfile = backfile_create (&backfile_options);
-  if (snapshot->backfile == NULL) {
-    snapshot_free (snapshot);
+    errno = err;
     return NULL;
   }
   return snapshot;
@@ -98,11 +121,14 @@ snapshot_free (struct snapshot *snapshot)
 {
   if (snapshot == NULL)
     return;
+  flusher_free (snapshot->flusher);
   backfile_free (snapshot->backfile);
   transtbl_free (&snapshot->table);
+  bitmap_free (&snapshot->free);
   bitmap_free (&snapshot->hastrans);
   pthread_mutex_destroy (&snapshot->lock);
   free (snapshot->why);
+  free (snapshot->name);
   free (snapshot);
 }
 
@@ -111,6 +137,13 @@ snapshot_why_broken (struct snapshot *snapshot)
 {
   SCOPED_LOCK (&snapshot->lock);
   return snapshot->why != NULL ? strdup (snapshot->why) : NULL;
+}
+
+void
+snapshot_wake (struct snapshot *snapshot)
+{
+  transtbl_wake (&snapshot->table);
+  throttle_wake (snapshot->shared->throttle);
 }
 
 static void
@@ -122,7 +155,16 @@ discard_done (struct flush_job *job, int error)
 }
 
 void
-snapshot_break (struct snapshot *snapshot, const char *format, ...)
+snapshot_release (struct snapshot *snapshot)
+{
+  if (atomic_exchange (&snapshot->gone, true))
+    return;
+  snapshot->discard = (struct flush_job){ .done = discard_done };
+  flusher_submit (snapshot->flusher, &snapshot->discard);
+}
+
+void
+snapshot_break (struct snapshot *snapshot, int err, const char *format, ...)
 {
   va_list args;
   char *why;
@@ -138,18 +180,20 @@ snapshot_break (struct snapshot *snapshot, const char *format, ...)
       return;
     }
     snapshot->why = why;
+    snapshot->broken_errno = err;
+    snapshot->broken_at = time (NULL);
     /* Sequentially consistent: before the overwrite that follows, and
-     * before the waiters look at it.
+     * before the waiters look at RETIRED.
      */
     atomic_store (&snapshot->broken, true);
+    atomic_store (&snapshot->retired, true);
   }
-  nbdkit_error ("snapshot %u is broken and reads as errors from now on; the "
+  report_error ("snapshot %u is broken and reads as errors from now on; the "
                 "origin is not affected: %s",
                 snapshot->number, why != NULL ? why : "no memory");
-  transtbl_wake (&snapshot->table);
-  throttle_wake (snapshot->throttle);
-  snapshot->discard = (struct flush_job){ .done = discard_done };
-  flusher_submit (snapshot->flusher, &snapshot->discard);
+  snapshot_wake (snapshot);
+  snapshot_release (snapshot);
+  bell_ring (snapshot->shared->bell);
 }
 
 bool
@@ -169,6 +213,12 @@ snapshot_count (struct snapshot *snapshot, uint64_t bytes)
 }
 
 void
+snapshot_count_anyway (struct snapshot *snapshot, uint64_t bytes)
+{
+  atomic_fetch_add_explicit (&snapshot->copied, bytes, memory_order_relaxed);
+}
+
+void
 snapshot_uncount (struct snapshot *snapshot, uint64_t bytes)
 {
   atomic_fetch_sub_explicit (&snapshot->copied, bytes, memory_order_relaxed);
@@ -185,6 +235,15 @@ snapshot_submit (struct snapshot *snapshot, struct flush_job *jobs,
 void
 snapshot_job_ended (struct snapshot *snapshot)
 {
-  if (atomic_fetch_sub (&snapshot->pending, 1) == 1)
+  struct bell *bell = snapshot->shared->bell;
+
+  /* Only this thread, the flusher's, counts down. */
+  if (atomic_load (&snapshot->pending) == 1)
     backfile_discard (snapshot->backfile);
+  const uint64_t left = atomic_fetch_sub (&snapshot->pending, 1) - 1;
+  /* At 0 it may be freed at once.  At 1 it is not, as its discard job would
+   * have to pass here; and whoever deletes it after this look rings too.
+   */
+  if (left == 0 || (left == 1 && snapshot_is_deleted (snapshot)))
+    bell_ring (bell);
 }

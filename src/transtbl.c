@@ -7,7 +7,7 @@
 #include <errno.h>
 
 /* More stripes than there are threads at work in an ordinary server. */
-#define STRIPES 64
+#define LOCK_STRIPES 64
 
 /* A quarter of a pointer for each translation that fits into memory; the
  * bounds keep a table small beside the smallest max-memory.
@@ -31,7 +31,7 @@ transtbl_init (struct transtbl *table, uint64_t entries)
     buckets *= 2;
   *table = (struct transtbl){ .bucket_mask = buckets - 1 };
   table->buckets = calloc (buckets, sizeof *table->buckets);
-  table->stripes = aligned_alloc (64, STRIPES * sizeof *table->stripes);
+  table->stripes = aligned_alloc (64, LOCK_STRIPES * sizeof *table->stripes);
   if (table->buckets == NULL || table->stripes == NULL) {
     free (table->buckets);
     free (table->stripes);
@@ -41,7 +41,7 @@ transtbl_init (struct transtbl *table, uint64_t entries)
   }
   pthread_condattr_init (&attr);
   pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
-  for (unsigned i = 0; i < STRIPES; i++) {
+  for (unsigned i = 0; i < LOCK_STRIPES; i++) {
     table->stripes[i].waiters = 0;
     pthread_mutex_init (&table->stripes[i].lock, NULL);
     pthread_cond_init (&table->stripes[i].settled, &attr);
@@ -61,7 +61,7 @@ transtbl_free (struct transtbl *table)
       table->buckets[i] = translation->next;
       translation_release (translation);
     }
-  for (unsigned i = 0; i < STRIPES; i++) {
+  for (unsigned i = 0; i < LOCK_STRIPES; i++) {
     pthread_cond_destroy (&table->stripes[i].settled);
     pthread_mutex_destroy (&table->stripes[i].lock);
   }
@@ -112,7 +112,7 @@ bucket_of (const struct transtbl *table, uint64_t group)
 static struct transtbl_stripe *
 stripe_of (const struct transtbl *table, unsigned bucket)
 {
-  return &table->stripes[bucket % STRIPES];
+  return &table->stripes[bucket % LOCK_STRIPES];
 }
 
 static uint64_t
@@ -127,26 +127,37 @@ mask_of (const struct translation *translation)
   return bitmap_mask (translation->first % BITMAP_GROUP, translation->count);
 }
 
+/* The chunks of a group that have translations, and one that has some of
+ * WANTED.  The stripe's lock is held.
+ */
+static uint64_t
+owned_chunks (const struct transtbl *table, unsigned bucket, uint64_t group,
+              uint64_t wanted, struct translation **owner)
+{
+  uint64_t owned = 0;
+
+  for (struct translation *t = table->buckets[bucket]; t != NULL; t = t->next)
+    if (group_of (t) == group) {
+      owned |= mask_of (t);
+      if (mask_of (t) & wanted)
+        *owner = t;
+    }
+  return owned;
+}
+
 enum claim
 transtbl_claim (struct transtbl *table, const struct bitmap *hastrans,
-                uint64_t first, unsigned count, unsigned limit,
+                uint64_t group, uint64_t wanted, unsigned limit,
                 struct translation *translation, struct translation **busy)
 {
-  const uint64_t group = first / BITMAP_GROUP;
   const unsigned bucket = bucket_of (table, group);
-  uint64_t wanted = bitmap_mask (first % BITMAP_GROUP, count), owned = 0;
   struct translation *owner = NULL;
 
   SCOPED_LOCK (&stripe_of (table, bucket)->lock);
   wanted &= ~bitmap_group (hastrans, group);
   if (wanted == 0)
     return CLAIM_NOTHING;
-  for (struct translation *t = table->buckets[bucket]; t != NULL; t = t->next)
-    if (group_of (t) == group) {
-      owned |= mask_of (t);
-      if (mask_of (t) & wanted)
-        owner = t;
-    }
+  const uint64_t owned = owned_chunks (table, bucket, group, wanted, &owner);
   if ((wanted & ~owned) == 0) {
     translation_use (owner);
     *busy = owner;
@@ -163,6 +174,21 @@ transtbl_claim (struct transtbl *table, const struct bitmap *hastrans,
   translation->next = table->buckets[bucket];
   table->buckets[bucket] = translation;
   return CLAIM_OWNED;
+}
+
+unsigned
+transtbl_set_free (struct transtbl *table, const struct bitmap *hastrans,
+                   struct bitmap *free, uint64_t group, uint64_t wanted)
+{
+  const unsigned bucket = bucket_of (table, group);
+  struct translation *owner = NULL;
+
+  SCOPED_LOCK (&stripe_of (table, bucket)->lock);
+  wanted &= ~bitmap_group (hastrans, group) & ~bitmap_group (free, group)
+            & ~owned_chunks (table, bucket, group, wanted, &owner);
+  if (wanted != 0)
+    bitmap_set_group (free, group, wanted);
+  return (unsigned)__builtin_popcountll (wanted);
 }
 
 /* The stripe's lock is held. */
@@ -270,7 +296,7 @@ transtbl_wait (struct transtbl *table, struct translation *translation,
 void
 transtbl_wake (struct transtbl *table)
 {
-  for (unsigned i = 0; i < STRIPES; i++) {
+  for (unsigned i = 0; i < LOCK_STRIPES; i++) {
     SCOPED_LOCK (&table->stripes[i].lock);
     pthread_cond_broadcast (&table->stripes[i].settled);
   }

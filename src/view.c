@@ -15,10 +15,18 @@
  * whole is right.
  *
  * A translated chunk is in the translation table or else in the backing
- * file: it leaves the table only after it was written.
+ * file: it leaves the table only after it was written.  And what a layer
+ * newer than the snapshot has may be moved to an older one, or be given
+ * back since an older one has it too; so a piece that was found there is
+ * looked for again as well.
+ *
+ * No failure is logged before the second look: it may be one of a place
+ * that has ceased to be the right one, such as a file emptied meanwhile.
  */
 
 #include "view.h"
+#include "report.h"
+#include "resolve.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -33,60 +41,25 @@
  */
 #define EXTENTS_MAX 4096
 
-/* Where a piece of a snapshot is. */
-struct place {
-  struct snapshot *layer; /* who has it, or NULL: the origin */
-  uint64_t length;        /* bytes for which that holds */
-};
-
-static struct snapshot *
-newer (struct snapshot *layer)
-{
-  return atomic_load_explicit (&layer->newer, memory_order_acquire);
-}
-
-/* Find the first COUNT bytes (1 or more) at OFFSET, or as many of them as
- * are in one place.
- */
-static struct place
-find_place (struct snapshot *snapshot, uint64_t offset, uint64_t count)
-{
-  struct place place = { .length = count };
-
-  for (struct snapshot *layer = snapshot; layer != NULL;
-       layer = newer (layer)) {
-    bool translated;
-
-    if (offset >= layer->size)
-      continue; /* the origin had shrunk when this one was taken */
-    if (place.length > layer->size - offset)
-      place.length = layer->size - offset;
-    const unsigned shift = layer->chunk_shift;
-    const uint64_t first = offset >> shift;
-    const uint64_t chunks = ((offset + place.length - 1) >> shift) - first + 1;
-    const uint64_t run
-        = bitmap_run (&layer->hastrans, first, chunks, &translated);
-    const uint64_t length = ((first + run) << shift) - offset;
-    if (place.length > length)
-      place.length = length;
-    if (translated) {
-      place.layer = layer;
-      break;
-    }
-  }
-  return place;
-}
-
-/* Are all layers on the way to PLACE whole?  0, or -1 with errno (EIO),
- * logged.
+/* May SNAPSHOT be read, and are all layers on the way to PLACE whole?  0, or
+ * -1 with errno (EIO), logged.  INSIDE: for the layers' own sake, deleted
+ * or not.
  */
 static int
-check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
+check_whole (struct snapshot *snapshot, struct place place, uint64_t offset,
+             bool inside)
 {
+  if (!inside && snapshot_is_deleted (snapshot)) {
+    report_error ("snapshot %u: offset %" PRIu64
+                  " cannot be read: the snapshot was deleted",
+                  snapshot->number, offset);
+    errno = EIO;
+    return -1;
+  }
   for (struct snapshot *layer = snapshot; layer != NULL;
-       layer = newer (layer)) {
+       layer = resolve_newer (layer)) {
     if (snapshot_is_broken (layer)) {
-      nbdkit_error ("snapshot %u: offset %" PRIu64
+      report_error ("snapshot %u: offset %" PRIu64
                     " cannot be read: snapshot %u is broken",
                     snapshot->number, offset, layer->number);
       errno = EIO;
@@ -100,22 +73,24 @@ check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
 
 /* The second look.  What is at OFFSET was read as PLACE says: for how many
  * bytes was that right?  0: none, find their place again.  -1 with errno,
- * logged: a layer on the way is broken.
+ * logged: a layer on the way is broken, or the snapshot was deleted.
  */
 static int64_t
-look_again (struct snapshot *snapshot, struct place place, uint64_t offset)
+look_again (struct snapshot *snapshot, struct place place, uint64_t offset,
+            bool inside)
 {
   /* The read before, the looks after.  Pairs with the order of the bit, or
-   * the mark, and the overwrite in the writer.
+   * the mark, and the overwrite in the writer; and with the order of the
+   * bit in an older layer and the hole in a newer one in reclaim.c.
    */
   atomic_thread_fence (memory_order_seq_cst);
 
-  if (check_whole (snapshot, place, offset) == -1)
+  if (check_whole (snapshot, place, offset, inside) == -1)
     return -1;
-  if (place.layer != NULL)
+  if (place.layer == snapshot)
     return (int64_t)place.length;
-  const struct place now = find_place (snapshot, offset, place.length);
-  return now.layer == NULL ? (int64_t)now.length : 0;
+  const struct place now = resolve_find (snapshot, offset, place.length);
+  return now.layer == place.layer && !now.free ? (int64_t)now.length : 0;
 }
 
 /* The translation that holds OFFSET of a layer, or NULL if the backing file
@@ -136,41 +111,42 @@ find_translation (struct snapshot *layer, uint64_t offset, uint64_t *length)
   return translation;
 }
 
-/* Copy from a translation in memory. */
-static int
-read_translation (const struct snapshot *layer,
-                  const struct translation *translation, void *buf,
-                  uint64_t length, uint64_t offset)
-{
-  if (translation->state == TRANSLATION_LOST) {
-    nbdkit_error ("snapshot %u: offset %" PRIu64
-                  " cannot be read: its old content was unreadable",
-                  layer->number, offset);
-    errno = EIO;
-    return -1;
-  }
-  memcpy (buf,
-          translation->data + offset
-              - (translation->first << layer->chunk_shift),
-          length);
-  return 0;
-}
+/* Count bytes read of SNAPSHOT. */
+#define COUNT(snapshot, source, bytes)                                         \
+  atomic_fetch_add_explicit (&(snapshot)->reads[stripe_of_thread ()].source,   \
+                             bytes, memory_order_relaxed)
 
-/* Read what LAYER has translations for. */
+/* Read what LAYER has translations for.  0, or -1 with errno, not logged
+ * (nobody knows yet whether that was the place): ENODATA if the old content
+ * could not be read when it was to be copied.
+ */
 static int
-read_layer (struct snapshot *layer, uint8_t *buf, uint64_t count,
-            uint64_t offset)
+read_layer (struct snapshot *snapshot, struct snapshot *layer, uint8_t *buf,
+            uint64_t count, uint64_t offset)
 {
   while (count > 0) {
     uint64_t length = count;
     struct translation *translation = find_translation (layer, offset, &length);
-    int r;
+    int r = 0;
 
-    if (translation != NULL)
-      r = read_translation (layer, translation, buf, length, offset);
-    else
+    if (translation == NULL) {
       r = backfile_read (layer->backfile, buf, length, offset);
+      COUNT (snapshot, backfile, length);
+    }
+    else if (translation->state == TRANSLATION_LOST) {
+      errno = ENODATA;
+      r = -1;
+    }
+    else {
+      memcpy (buf,
+              translation->data + offset
+                  - (translation->first << layer->chunk_shift),
+              length);
+      COUNT (snapshot, memory, length);
+    }
+    const int err = errno;
     translation_release (translation);
+    errno = err;
     if (r == -1)
       return -1;
     buf += length;
@@ -180,41 +156,91 @@ read_layer (struct snapshot *layer, uint8_t *buf, uint64_t count,
   return 0;
 }
 
-int
-view_read (struct snapset *set, struct snapshot *snapshot, void *buf,
-           uint64_t count, uint64_t offset)
+static int
+read_place (struct snapset *set, struct snapshot *snapshot, struct place place,
+            void *buf, uint64_t offset)
 {
-  uint8_t *p = buf;
+  if (place.free) {
+    memset (buf, 0, place.length);
+    COUNT (snapshot, free, place.length);
+    return 0;
+  }
+  if (place.layer != NULL)
+    return read_layer (snapshot, place.layer, buf, place.length, offset);
+  COUNT (snapshot, origin, place.length);
+  return origin_read_quiet (set->origin, buf, place.length, offset);
+}
 
+/* PLACE was the right one, and failed with errno. */
+static int
+failed (const struct snapset *set, const struct snapshot *snapshot,
+        struct place place, uint64_t offset, const char *call)
+{
+  const int err = errno;
+
+  if (place.layer == NULL)
+    report_error ("snapshot %u: origin %s: %s of %" PRIu64 " bytes at %" PRIu64
+                  ": %s",
+                  snapshot->number, origin_path (set->origin), call,
+                  place.length, offset, strerror (err));
+  else if (err == ENODATA)
+    report_error ("snapshot %u: offset %" PRIu64
+                  " cannot be read: its old content was unreadable",
+                  snapshot->number, offset);
+  else
+    report_error ("snapshot %u: backing store %s: %s of %" PRIu64
+                  " bytes at %" PRIu64 ": %s",
+                  snapshot->number, backfile_name (place.layer->backfile), call,
+                  place.length, offset, strerror (err));
+  errno = err == ENODATA ? EIO : err;
+  return -1;
+}
+
+static int
+read_inside (struct snapset *set, struct snapshot *snapshot, uint8_t *buf,
+             uint64_t count, uint64_t offset, bool inside)
+{
   while (count > 0) {
-    const struct place place = find_place (snapshot, offset, count);
+    const struct place place = resolve_find (snapshot, offset, count);
     /* What is broken already has no space left to read from. */
-    if (check_whole (snapshot, place, offset) == -1)
+    if (check_whole (snapshot, place, offset, inside) == -1)
       return -1;
-    const int r
-        = place.layer != NULL
-              ? read_layer (place.layer, p, place.length, offset)
-              : origin_read_quiet (set->origin, p, place.length, offset);
+    const int r = read_place (set, snapshot, place, buf, offset);
     const int err = errno;
-    const int64_t good = look_again (snapshot, place, offset);
+    const int64_t good = look_again (snapshot, place, offset, inside);
     if (good == -1)
       return -1;
     if (good == 0)
       continue;
     if (r == -1) {
-      if (place.layer == NULL)
-        nbdkit_error ("snapshot %u: origin %s: read of %" PRIu64
-                      " bytes at %" PRIu64 ": %s",
-                      snapshot->number, origin_path (set->origin), place.length,
-                      offset, strerror (err));
       errno = err;
-      return -1;
+      return failed (set, snapshot, place, offset, "read");
     }
-    p += good;
+    buf += good;
     offset += (uint64_t)good;
     count -= (uint64_t)good;
   }
   return 0;
+}
+
+int
+view_read (struct snapset *set, struct snapshot *snapshot, void *buf,
+           uint64_t count, uint64_t offset)
+{
+  const unsigned token = grace_enter (&set->grace);
+  const int r = read_inside (set, snapshot, buf, count, offset, false);
+  const int err = errno;
+
+  grace_leave (&set->grace, token);
+  errno = err;
+  return r;
+}
+
+int
+view_read_layer (struct snapset *set, struct snapshot *layer, void *buf,
+                 uint64_t count, uint64_t offset)
+{
+  return read_inside (set, layer, buf, count, offset, true);
 }
 
 /* One extent of what LAYER has translations for. */
@@ -239,27 +265,38 @@ snapshot_extent (struct snapset *set, struct snapshot *snapshot, uint64_t count,
   int64_t good;
 
   do {
-    struct place place = find_place (snapshot, offset, count);
-    if (check_whole (snapshot, place, offset) == -1)
+    struct place place = resolve_find (snapshot, offset, count);
+    int r = 0;
+
+    if (check_whole (snapshot, place, offset, false) == -1)
       return -1;
-    const int r
-        = place.layer != NULL
-              ? layer_extent (place.layer, place.length, offset, length, hole)
-              : origin_extent (set->origin, place.length, offset, length, hole);
-    if (r == -1)
-      return -1;
-    place.length = *length;
-    good = look_again (snapshot, place, offset);
+    *length = place.length;
+    if (place.free)
+      *hole = true;
+    else if (place.layer != NULL)
+      r = layer_extent (place.layer, place.length, offset, length, hole);
+    else
+      r = origin_extent (set->origin, place.length, offset, length, hole);
+    const int err = errno;
+    if (r == 0)
+      place.length = *length;
+    good = look_again (snapshot, place, offset, false);
     if (good == -1)
       return -1;
+    if (good > 0 && r == -1) {
+      errno = err;
+      return place.layer == NULL
+                 ? -1
+                 : failed (set, snapshot, place, offset, "lseek");
+    }
   } while (good == 0);
   *length = (uint64_t)good;
   return 0;
 }
 
-int
-view_extents (struct snapset *set, struct snapshot *snapshot, uint64_t count,
-              uint64_t offset, bool one, struct nbdkit_extents *extents)
+static int
+extents_inside (struct snapset *set, struct snapshot *snapshot, uint64_t count,
+                uint64_t offset, bool one, struct nbdkit_extents *extents)
 {
   const uint64_t end = offset + count;
   bool first_hole = false;
@@ -284,4 +321,17 @@ view_extents (struct snapset *set, struct snapshot *snapshot, uint64_t count,
     offset += length;
   }
   return 0;
+}
+
+int
+view_extents (struct snapset *set, struct snapshot *snapshot, uint64_t count,
+              uint64_t offset, bool one, struct nbdkit_extents *extents)
+{
+  const unsigned token = grace_enter (&set->grace);
+  const int r = extents_inside (set, snapshot, count, offset, one, extents);
+  const int err = errno;
+
+  grace_leave (&set->grace, token);
+  errno = err;
+  return r;
 }

@@ -9,18 +9,26 @@
 #include <stdbool.h>
 #include <unistd.h>
 
-/* One flusher at a time uses it. */
-static struct engine {
-  pthread_mutex_t lock; /* guards what follows */
-  pthread_cond_t submitted, reapable;
-  fake_answer answer;
+/* As many as a test has snapshots at a time. */
+#define ENGINES_MAX 64
+
+struct engine {
+  pthread_cond_t reapable;
+  bool exists; /* under the lock of FAKE, as is what follows */
+  bool woken;
   struct engine_request *done, *hanging;
-  bool woken, gone, exists, misused;
+};
+
+static struct {
+  pthread_mutex_t lock; /* guards all */
+  pthread_cond_t submitted;
+  fake_answer answer;
+  bool gone, misused;
   unsigned count;
   struct fake_write writes[FAKE_WRITES_MAX];
+  struct engine engines[ENGINES_MAX];
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER,
-           .submitted = PTHREAD_COND_INITIALIZER,
-           .reapable = PTHREAD_COND_INITIALIZER };
+           .submitted = PTHREAD_COND_INITIALIZER };
 
 /* Write the first COUNT bytes. */
 static int64_t
@@ -46,19 +54,25 @@ do_write (const struct engine_request *request, uint64_t count)
 static struct engine *
 fake_create (unsigned depth)
 {
+  struct engine *engine = fake.engines;
+
   (void)depth;
   SCOPED_LOCK (&fake.lock);
-  fake.exists = true;
-  return &fake;
+  while (engine->exists)
+    engine++;
+  assert (engine < fake.engines + ENGINES_MAX);
+  *engine
+      = (struct engine){ .reapable = PTHREAD_COND_INITIALIZER, .exists = true };
+  return engine;
 }
 
 static void
 fake_free (struct engine *engine)
 {
-  SCOPED_LOCK (&engine->lock);
+  SCOPED_LOCK (&fake.lock);
   assert (engine->done == NULL && engine->hanging == NULL);
   engine->exists = false;
-  pthread_cond_broadcast (&engine->submitted);
+  pthread_cond_broadcast (&fake.submitted);
 }
 
 static void
@@ -69,15 +83,14 @@ fake_submit (struct engine *engine, struct engine_request *request)
   for (unsigned i = 0; i < request->segments; i++)
     length += request->segment[i].iov_len;
 
-  SCOPED_LOCK (&engine->lock);
-  const unsigned index = engine->count++;
+  SCOPED_LOCK (&fake.lock);
+  const unsigned index = fake.count++;
   if (index < FAKE_WRITES_MAX)
-    engine->writes[index] = (struct fake_write){ request->fd, request->offset,
-                                                 length, request->segments };
-  request->result = engine->answer != NULL
-                        ? engine->answer (request, length, index)
-                        : FAKE_WRITE;
-  if (request->result == FAKE_HANG && !engine->gone) {
+    fake.writes[index] = (struct fake_write){ request->fd, request->offset,
+                                              length, request->segments };
+  request->result
+      = fake.answer != NULL ? fake.answer (request, length, index) : FAKE_WRITE;
+  if (request->result == FAKE_HANG && !fake.gone) {
     request->next = engine->hanging;
     engine->hanging = request;
   }
@@ -87,7 +100,7 @@ fake_submit (struct engine *engine, struct engine_request *request)
     request->next = engine->done;
     engine->done = request;
   }
-  pthread_cond_broadcast (&engine->submitted);
+  pthread_cond_broadcast (&fake.submitted);
 }
 
 static struct engine_request *
@@ -95,10 +108,10 @@ fake_reap (struct engine *engine)
 {
   struct engine_request *done;
 
-  SCOPED_LOCK (&engine->lock);
+  SCOPED_LOCK (&fake.lock);
   call_hook_off = true;
   while (engine->done == NULL && !engine->woken)
-    pthread_cond_wait (&engine->reapable, &engine->lock);
+    pthread_cond_wait (&engine->reapable, &fake.lock);
   call_hook_off = false;
   engine->woken = false;
   done = engine->done;
@@ -109,9 +122,9 @@ fake_reap (struct engine *engine)
 static void
 fake_wake (struct engine *engine)
 {
-  SCOPED_LOCK (&engine->lock);
+  SCOPED_LOCK (&fake.lock);
   if (!engine->exists)
-    engine->misused = true;
+    fake.misused = true;
   engine->woken = true;
   pthread_cond_signal (&engine->reapable);
 }
@@ -142,7 +155,7 @@ fake_reset (fake_answer answer)
   SCOPED_LOCK (&fake.lock);
   fake.answer = answer;
   fake.count = 0;
-  fake.gone = fake.woken = fake.misused = false;
+  fake.gone = fake.misused = false;
 }
 
 void
@@ -150,14 +163,18 @@ fake_let_go (void)
 {
   SCOPED_LOCK (&fake.lock);
   fake.gone = true;
-  while (fake.hanging != NULL) {
-    struct engine_request *request = fake.hanging;
-    fake.hanging = request->next;
-    request->result = do_write (request, UINT64_MAX);
-    request->next = fake.done;
-    fake.done = request;
+  for (struct engine *engine = fake.engines;
+       engine < fake.engines + ENGINES_MAX; engine++) {
+    while (engine->hanging != NULL) {
+      struct engine_request *request = engine->hanging;
+      engine->hanging = request->next;
+      request->result = do_write (request, UINT64_MAX);
+      request->next = engine->done;
+      engine->done = request;
+    }
+    if (engine->exists)
+      pthread_cond_signal (&engine->reapable);
   }
-  pthread_cond_signal (&fake.reapable);
 }
 
 void
@@ -171,11 +188,21 @@ fake_wait (unsigned count)
   call_hook_off = false;
 }
 
+/* The lock is held. */
+static bool
+any_exists (void)
+{
+  for (unsigned i = 0; i < ENGINES_MAX; i++)
+    if (fake.engines[i].exists)
+      return true;
+  return false;
+}
+
 void
 fake_wait_freed (void)
 {
   pthread_mutex_lock (&fake.lock);
-  while (fake.exists)
+  while (any_exists ())
     pthread_cond_wait (&fake.submitted, &fake.lock);
   pthread_mutex_unlock (&fake.lock);
 }

@@ -33,7 +33,7 @@ void fake_let_go (void);
 /* Wait until COUNT writes were submitted since fake_reset. */
 void fake_wait (unsigned count);
 
-/* Wait until the engine was freed. */
+/* Wait until there is no engine any more. */
 void fake_wait_freed (void);
 
 /* Whether someone woke it when it did not exist. */

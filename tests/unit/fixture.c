@@ -59,13 +59,11 @@ fixture_open (struct fixture *fixture)
 
   messages_clear ();
   fixture->origin = origin_open (fixture->path);
-  fixture->flusher = flusher_create (fixture->engine, NULL);
   assert_non_null (fixture->origin);
-  assert_non_null (fixture->flusher);
-  assert_int_equal (flusher_start (fixture->flusher), 0);
-  fixture->set
-      = snapset_create (fixture->origin, fixture->flusher, fixture->memory);
+  fixture->set = snapset_create (fixture->origin, fixture->engine, NULL,
+                                 fixture->memory);
   assert_non_null (fixture->set);
+  assert_int_equal (snapset_start (fixture->set), 0);
   if (fixture->options.chunk_size == 0)
     fixture->options.chunk_size = 4096;
   if (fixture->options.cow_timeout == 0)
@@ -77,9 +75,8 @@ fixture_open (struct fixture *fixture)
 void
 fixture_close (struct fixture *fixture)
 {
-  assert_int_equal (flusher_stop (fixture->flusher, 60), 0);
+  assert_int_equal (snapset_stop (fixture->set, 60), 0);
   snapset_free (fixture->set);
-  flusher_free (fixture->flusher);
   origin_close (fixture->origin);
   free (fixture->old);
   close (fixture->fd);
@@ -91,6 +88,7 @@ fixture_freeze (struct fixture *fixture)
   struct snapshot *snapshot = snapset_freeze (fixture->set, &fixture->options);
 
   assert_non_null (snapshot);
+  snapset_unpin (fixture->set, snapshot);
   return snapshot;
 }
 
@@ -134,15 +132,15 @@ pass (struct flush_job *job, int error)
 }
 
 void
-fixture_drain (struct fixture *fixture, struct snapshot *snapshot)
+fixture_drain (struct snapshot *snapshot)
 {
   bool ended;
 
   do {
     struct mark mark = { .job = { .done = pass } };
-    ended = atomic_load (&snapshot->pending) <= !snapshot_is_broken (snapshot);
+    ended = atomic_load (&snapshot->pending) <= !atomic_load (&snapshot->gone);
     sem_init (&mark.passed, 0, 0);
-    flusher_submit (fixture->flusher, &mark.job);
+    flusher_submit (snapshot->flusher, &mark.job);
     sem_wait (&mark.passed);
     sem_destroy (&mark.passed);
   } while (!ended);

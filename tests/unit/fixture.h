@@ -9,7 +9,6 @@
 #define FSSNAP_FIXTURE_H
 
 #include "cow.h"
-#include "flusher.h"
 #include "origin.h"
 #include "snapset.h"
 #include "view.h"
@@ -28,7 +27,6 @@ struct fixture {
   uint8_t *old; /* SIZE bytes: what the origin holds at first */
   char path[32];
   struct origin *origin;
-  struct flusher *flusher;
   struct snapset *set;
   struct snapshot_options options; /* for fixture_freeze: 4 KiB chunks */
 };
@@ -56,7 +54,7 @@ int fixture_write (struct fixture *fixture, uint64_t offset, uint64_t count,
                    uint8_t value);
 
 /* Wait until the flusher has done all that was queued for SNAPSHOT. */
-void fixture_drain (struct fixture *fixture, struct snapshot *snapshot);
+void fixture_drain (struct snapshot *snapshot);
 
 /* Whether the call is about the origin's file. */
 bool fixture_is_origin (const struct fixture *fixture, int fd);

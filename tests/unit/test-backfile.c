@@ -280,7 +280,7 @@ empty_origin_has_a_backing_file (void **state)
 }
 
 static void
-read_past_the_end_is_eio_and_logged_once (void **state)
+read_past_the_end_is_eio (void **state)
 {
   struct backfile *backfile = backfile_create (&options);
   uint8_t byte;
@@ -288,7 +288,7 @@ read_past_the_end_is_eio_and_logged_once (void **state)
   (void)state;
   assert_int_equal (backfile_read (backfile, &byte, 1, options.size), -1);
   assert_int_equal (errno, EIO);
-  assert_one_message ("backing store", "1 bytes at 1048576", strerror (EIO));
+  assert_no_message (); /* the caller logs it */
   backfile_free (backfile);
 }
 
@@ -325,7 +325,7 @@ bad_reads (const struct call_event *event)
 }
 
 static void
-failed_read_is_logged_once (void **state)
+failed_read_has_its_errno (void **state)
 {
   struct backfile *backfile = backfile_create (&options);
   uint8_t byte;
@@ -337,7 +337,7 @@ failed_read_is_logged_once (void **state)
   call_hook_set (NULL);
   assert_int_equal (r, -1);
   assert_int_equal (err, EIO);
-  assert_one_message ("backing store", "4097", strerror (EIO));
+  assert_no_message ();
   backfile_free (backfile);
 }
 
@@ -592,9 +592,9 @@ main (void)
     TEST (size_the_refusal_names_is_enough),
     TEST (sizes_that_are_no_multiple_of_the_chunk),
     TEST (empty_origin_has_a_backing_file),
-    TEST (read_past_the_end_is_eio_and_logged_once),
+    TEST (read_past_the_end_is_eio),
     TEST (short_reads_go_on),
-    TEST (failed_read_is_logged_once),
+    TEST (failed_read_has_its_errno),
     TEST (extents_tell_holes_from_data),
     TEST (extents_end_with_the_file),
     TEST (unnamed_files_leave_no_name),

@@ -117,7 +117,7 @@ old_content_is_kept (void **state)
       if (durability == 0)
         assert_frozen (&here, snapshot);
     }
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_int_equal (pread (here.fd, here.old, here.size, 0), here.size);
   }
   assert_no_message ();
@@ -131,7 +131,7 @@ snapshot_is_frozen_while_copies_are_in_memory (void **state)
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, here.size, 9), 0);
   assert_frozen (&here, snapshot);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
   assert_origin_is (0, 10000, 9);
 }
@@ -151,7 +151,7 @@ only_chunks_that_are_touched_are_copied (void **state)
   (void)state;
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 3 * CHUNK + 5, 1, 9), 0);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_int_equal (fake_count (), 1);
   assert_int_equal (fake_write_at (0).length, CHUNK);
   assert_int_equal (snapshot->copied, CHUNK);
@@ -164,7 +164,7 @@ chunk_is_copied_once (void **state)
   struct snapshot *snapshot = fixture_freeze (&here);
   for (unsigned i = 0; i < 5; i++)
     assert_int_equal (fixture_write (&here, i, 2 * CHUNK, 9), 0);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_int_equal (snapshot->copied, 3 * CHUNK);
   assert_frozen (&here, snapshot);
 }
@@ -209,7 +209,7 @@ large_write_reads_the_origin_in_few_runs (void **state)
     assert_int_equal (fixture_write (&here, 0, 1 << 20, (uint8_t)i + 1), 0);
     call_hook_set (NULL);
     assert_int_equal (origin_reads, cases[i].reads);
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
   }
 }
 
@@ -226,7 +226,7 @@ copied_chunks_are_not_read_again (void **state)
   assert_int_equal (fixture_write (&here, 0, 64 * CHUNK, 9), 0);
   assert_int_equal (origin_reads, 2); /* before and behind the copied one */
   call_hook_set (NULL);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
 }
 
@@ -281,7 +281,7 @@ chunk_with_one_byte_is_not_zero (void **state)
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, 3 * CHUNK, 9), 0);
   assert_int_equal (snapshot->copied, 3 * CHUNK);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
 }
 
@@ -317,7 +317,7 @@ chunk_is_larger_than_the_origin (void **state)
   assert_int_equal (fixture_write (&here, 500, 10, 9), 0);
   assert_int_equal (snapshot->copied, 1000);
   assert_frozen (&here, snapshot);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
 }
 
@@ -330,7 +330,7 @@ every_size_and_end_of_a_small_origin (void **state)
     struct snapshot *snapshot = fixture_freeze (&here);
     assert_int_equal (fixture_write (&here, size - 1, 1, 9), 0);
     assert_frozen (&here, snapshot);
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_frozen (&here, snapshot);
   }
 }
@@ -513,12 +513,12 @@ write_waits_for_memory (void **state)
   fake_reset (hang);
   struct snapshot *snapshot = fixture_freeze (&here);
   start_waiting_writer (&writer, 0, 1 << 20);
-  assert_true (throttle_held (here.set->throttle)
-               <= throttle_limit (here.set->throttle));
+  assert_true (throttle_held (here.set->shared.throttle)
+               <= throttle_limit (here.set->shared.throttle));
   fake_let_go ();
   pthread_join (writer.thread, NULL);
   assert_int_equal (writer.r, 0);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
 }
 
@@ -542,8 +542,8 @@ snapshot_with_larger_chunks_while_a_write_waits_for_memory (void **state)
   fake_let_go ();
   pthread_join (writer.thread, NULL);
   assert_int_equal (writer.r, 0);
-  fixture_drain (&here, first);
-  fixture_drain (&here, second);
+  fixture_drain (first);
+  fixture_drain (second);
   assert_true (first_copied < 1 << 20);
   assert_frozen (&here, first);
   assert_frozen (&here, second);
@@ -590,7 +590,7 @@ unreadable_chunk_is_lost_others_hold (void **state)
     assert_fails (snapshot, 5 * CHUNK + 7, 1);
     assert_one_message ("snapshot ", "20487");
     assert_fails (snapshot, 0, here.size);
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_fails (snapshot, 5 * CHUNK, CHUNK);
     assert_origin_is (5 * CHUNK, CHUNK, 9);
     assert_int_equal (pread (here.fd, here.old, here.size, 0), here.size);
@@ -661,7 +661,7 @@ maxsize_breaks_the_snapshot (void **state)
     assert_true (snapshot_is_broken (snapshot));
     assert_one_message ("snapshot ", "81920", "maxsize");
     assert_origin_is (20 * CHUNK, 1, 9);
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_fails (snapshot, 0, 1);
     assert_fails (snapshot, 30 * CHUNK, 1);
     assert_int_equal (pread (here.fd, here.old, here.size, 0), here.size);
@@ -746,7 +746,7 @@ no_memory_breaks_the_snapshot (void **state)
     }
     assert_true (snapshot_is_broken (snapshot));
     assert_one_message ("snapshot ", "offset 0", strerror (ENOMEM));
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_fails (snapshot, 0, here.size);
     assert_int_equal (pread (here.fd, here.old, here.size, 0), here.size);
     for (uint64_t i = 0; i < 64 * CHUNK; i++)
@@ -801,7 +801,7 @@ hanging_store_breaks_the_snapshot (void **state)
   assert_fails (snapshot, 0, 1);
   assert_int_equal (fixture_write (&here, 0, here.size, 9), 0);
   fake_let_go ();
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_int_equal (messages_with ("cow-timeout"), 1);
 }
 
@@ -866,7 +866,7 @@ all_who_wait_go_on_when_it_breaks (void **state)
   start_waiting_writer (&a, 0, CHUNK);
   start_waiting_writer (&b, 0, CHUNK);
   start_waiting_writer (&c, 70 * CHUNK, CHUNK);
-  snapshot_break (snapshot, "a test");
+  snapshot_break (snapshot, EIO, "a test");
   pthread_join (a.thread, NULL);
   pthread_join (b.thread, NULL);
   pthread_join (c.thread, NULL);
@@ -887,7 +887,7 @@ who_waits_for_memory_goes_on_when_it_breaks (void **state)
   fake_reset (hang);
   struct snapshot *snapshot = fixture_freeze (&here);
   start_waiting_writer (&writer, 0, 1 << 20);
-  snapshot_break (snapshot, "a test");
+  snapshot_break (snapshot, EIO, "a test");
   pthread_join (writer.thread, NULL);
   assert_int_equal (writer.r, 0);
   assert_origin_is (0, 100, 9);
@@ -912,7 +912,7 @@ full_store_breaks_the_snapshot (void **state)
     struct snapshot *snapshot = fixture_freeze (&here);
     messages_clear ();
     assert_int_equal (fixture_write (&here, 3 * CHUNK, CHUNK, 9), 0);
-    fixture_drain (&here, snapshot);
+    fixture_drain (snapshot);
     assert_true (snapshot_is_broken (snapshot));
     assert_one_message ("snapshot ", here.options.backing_store, "12288",
                         strerror (ENOSPC));
@@ -1019,7 +1019,7 @@ broken_snapshot_wants_no_copies (void **state)
 {
   (void)state;
   struct snapshot *snapshot = fixture_freeze (&here);
-  snapshot_break (snapshot, "a test");
+  snapshot_break (snapshot, EIO, "a test");
   origin_reads = 0;
   call_hook_set (count_origin_reads);
   assert_int_equal (fixture_write (&here, 0, here.size, 9), 0);
@@ -1033,7 +1033,7 @@ snapshot_taken_after_one_broke_holds (void **state)
 {
   (void)state;
   struct snapshot *first = fixture_freeze (&here);
-  snapshot_break (first, "a test");
+  snapshot_break (first, EIO, "a test");
   struct snapshot *second = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, here.size, 9), 0);
   assert_frozen (&here, second);
@@ -1051,10 +1051,10 @@ copies_that_a_stopped_flusher_dropped_do_not_read_as_zeros (void **state)
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, CHUNK, 9), 0);
   fake_wait (1);
-  assert_int_equal (flusher_stop (here.flusher, 0), -1);
+  assert_int_equal (snapset_stop (here.set, 0), -1);
   assert_int_equal (fixture_write (&here, 8 * CHUNK, CHUNK, 9), 0);
   fake_let_go ();
-  assert_int_equal (flusher_stop (here.flusher, 60), 0);
+  assert_int_equal (snapset_stop (here.set, 60), 0);
   if (view_read (here.set, snapshot, buf, CHUNK, 8 * CHUNK) == 0)
     assert_memory_equal (buf, here.old + 8 * CHUNK, CHUNK);
   else
@@ -1096,7 +1096,7 @@ everything_is_kept_without_a_snapshot_that_holds (void **state)
   (void)state;
   assert_true (cow_is_kept (here.set, 100, 5000, &length));
   assert_int_equal (length, 5000);
-  snapshot_break (fixture_freeze (&here), "a test");
+  snapshot_break (fixture_freeze (&here), EIO, "a test");
   assert_true (cow_is_kept (here.set, 100, 5000, &length));
   assert_int_equal (length, 5000);
 }
@@ -1176,7 +1176,7 @@ many_writers (const struct engine_type *engine, uint64_t chunk_size,
   for (unsigned i = 0; i < WRITERS; i++)
     pthread_join (threads[i], NULL);
   assert_frozen (&here, snapshot);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_frozen (&here, snapshot);
   assert_no_message ();
 }

@@ -367,7 +367,7 @@ check_outcome (void)
   bool all_good = true;
 
   for (unsigned i = 0; i < run.snapshot_count; i++) {
-    fixture_drain (&run.fixture, run.snapshots[i]);
+    fixture_drain (run.snapshots[i]);
     run_assert (may_break || !snapshot_is_broken (run.snapshots[i]));
   }
   for (unsigned i = 0; i < run.snapshot_count; i++)

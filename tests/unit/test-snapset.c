@@ -37,7 +37,7 @@ set_is_empty_at_first (void **state)
 {
   (void)state;
   assert_null (snapset_newest (here.set));
-  assert_null (snapset_find (here.set, 1));
+  assert_null (snapset_find (here.set, "1"));
 }
 
 static void
@@ -48,10 +48,11 @@ snapshots_are_numbered_from_one (void **state)
     struct snapshot *snapshot = fixture_freeze (&here);
     assert_int_equal (snapshot->number, number);
     assert_ptr_equal (snapset_newest (here.set), snapshot);
-    assert_ptr_equal (snapset_find (here.set, number), snapshot);
+    const char text[] = { (char)('0' + number), '\0' };
+    assert_ptr_equal (snapset_find (here.set, text), snapshot);
   }
-  assert_null (snapset_find (here.set, 0));
-  assert_null (snapset_find (here.set, 5));
+  assert_null (snapset_find (here.set, "0"));
+  assert_null (snapset_find (here.set, "5"));
 }
 
 static void
@@ -130,7 +131,8 @@ set_without_memory (void **state)
 {
   (void)state;
   call_hook_set (no_memory);
-  struct snapset *set = snapset_create (here.origin, here.flusher, 1 << 20);
+  struct snapset *set
+      = snapset_create (here.origin, &engine_sync, NULL, 1 << 20);
   call_hook_set (NULL);
   assert_null (set);
   assert_one_message (strerror (ENOMEM));

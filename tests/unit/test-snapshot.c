@@ -88,14 +88,15 @@ run_is_at_most_a_group_a_mebibyte_and_an_eighth_of_memory (void **state)
 
   (void)state;
   for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-    struct throttle *throttle = throttle_create (cases[i].memory);
+    struct snapshot_shared shared = here.set->shared;
+    shared.throttle = throttle_create (cases[i].memory);
     here.options.chunk_size = cases[i].chunk;
-    struct snapshot *snapshot = snapshot_create (
-        &here.options, 1, here.size, "name", here.flusher, throttle);
+    struct snapshot *snapshot
+        = snapshot_create (&here.options, 1, here.size, "name", &shared);
     assert_non_null (snapshot);
     assert_int_equal (snapshot->run_limit, cases[i].run);
     snapshot_free (snapshot);
-    throttle_free (throttle);
+    throttle_free (shared.throttle);
   }
 }
 
@@ -162,10 +163,10 @@ break_says_why_once (void **state)
 
   (void)state;
   struct snapshot *snapshot = fixture_freeze (&here);
-  snapshot_break (snapshot, "the %s at %d", "first", 1);
+  snapshot_break (snapshot, EIO, "the %s at %d", "first", 1);
   assert_true (snapshot_is_broken (snapshot));
   assert_one_message ("snapshot 1", "the first at 1");
-  snapshot_break (snapshot, "the second");
+  snapshot_break (snapshot, EIO, "the second");
   assert_one_message ("the first at 1");
   why = snapshot_why_broken (snapshot);
   assert_string_equal (why, "the first at 1");
@@ -176,7 +177,7 @@ break_says_why_once (void **state)
 static void *
 break_it (void *arg)
 {
-  snapshot_break (arg, "thread");
+  snapshot_break (arg, EIO, "thread");
   return NULL;
 }
 
@@ -192,7 +193,7 @@ many_threads_break_it_once (void **state)
   for (unsigned i = 0; i < BREAKERS; i++)
     pthread_join (threads[i], NULL);
   assert_one_message ("snapshot 1");
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
 }
 
 static void
@@ -202,11 +203,11 @@ break_gives_the_space_back (void **state)
   here.options.backing_store = scratch_path ("store");
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, 50000, 0xee), 0);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_true (space_of (snapshot) >= 50000);
   assert_int_equal (scratch_files (), 1);
-  snapshot_break (snapshot, "a test");
-  fixture_drain (&here, snapshot);
+  snapshot_break (snapshot, EIO, "a test");
+  fixture_drain (snapshot);
   assert_int_equal (space_of (snapshot), 0);
   assert_int_equal (scratch_files (), 0);
 }
@@ -226,14 +227,14 @@ space_is_given_back_after_the_last_job (void **state)
   (void)state;
   struct snapshot *snapshot = fixture_freeze (&here);
   assert_int_equal (fixture_write (&here, 0, 4096, 0xee), 0);
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   fake_reset (hang);
   assert_int_equal (fixture_write (&here, 8192, 4096, 0xee), 0);
   fake_wait (1);
-  snapshot_break (snapshot, "a test");
+  snapshot_break (snapshot, EIO, "a test");
   assert_true (space_of (snapshot) > 0); /* a write is under way */
   fake_let_go ();
-  fixture_drain (&here, snapshot);
+  fixture_drain (snapshot);
   assert_int_equal (space_of (snapshot), 0);
 }
 

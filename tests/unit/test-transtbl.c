@@ -38,6 +38,17 @@ teardown (void **state)
   return 0;
 }
 
+/* transtbl_claim with chunks counted from FIRST on instead of a mask. */
+static enum claim
+claim_chunks (struct transtbl *table, const struct bitmap *hastrans,
+              uint64_t first, unsigned count, unsigned limit,
+              struct translation *translation, struct translation **busy)
+{
+  return transtbl_claim (table, hastrans, first / BITMAP_GROUP,
+                         bitmap_mask (first % BITMAP_GROUP, count), limit,
+                         translation, busy);
+}
+
 /* Claim; NULL unless the caller owns it then.  The table's is one of its
  * two users.
  */
@@ -46,8 +57,8 @@ claim (struct fixture *fixture, uint64_t first, unsigned count, unsigned limit)
 {
   struct translation *translation = translation_new (NULL), *busy = NULL;
 
-  if (transtbl_claim (&fixture->table, &fixture->hastrans, first, count, limit,
-                      translation, &busy)
+  if (claim_chunks (&fixture->table, &fixture->hastrans, first, count, limit,
+                    translation, &busy)
       == CLAIM_OWNED)
     return translation;
   translation_release (busy);
@@ -142,9 +153,9 @@ claim_of_copied_chunks_is_nothing (void **state)
   struct translation *t = translation_new (NULL), *busy = NULL;
 
   bitmap_set_group (&fixture->hastrans, 1, UINT64_MAX);
-  assert_int_equal (transtbl_claim (&fixture->table, &fixture->hastrans, 64, 64,
-                                    64, t, &busy),
-                    CLAIM_NOTHING);
+  assert_int_equal (
+      claim_chunks (&fixture->table, &fixture->hastrans, 64, 64, 64, t, &busy),
+      CLAIM_NOTHING);
   assert_null (busy);
   translation_release (t);
 }
@@ -158,7 +169,7 @@ claim_of_owned_chunks_names_an_owner (void **state)
   struct translation *t = translation_new (NULL), *busy = NULL;
 
   assert_int_equal (
-      transtbl_claim (&fixture->table, &fixture->hastrans, 15, 5, 64, t, &busy),
+      claim_chunks (&fixture->table, &fixture->hastrans, 15, 5, 64, t, &busy),
       CLAIM_BUSY);
   assert_ptr_equal (busy, owner);
   assert_int_equal (owner->users, 3);
@@ -328,8 +339,8 @@ start_waiter (struct waiter *waiter, struct fixture *fixture, uint64_t chunk)
   struct translation *t = translation_new (NULL);
 
   *waiter = (struct waiter){ .table = &fixture->table };
-  assert_int_equal (transtbl_claim (&fixture->table, &fixture->hastrans, chunk,
-                                    1, 1, t, &waiter->translation),
+  assert_int_equal (claim_chunks (&fixture->table, &fixture->hastrans, chunk, 1,
+                                  1, t, &waiter->translation),
                     CLAIM_BUSY);
   translation_release (t);
   sem_init (&waiting, 0, 0);
@@ -480,8 +491,8 @@ claim_all (void *arg)
     struct translation *t = translation_new (NULL), *busy = NULL;
     const unsigned left = 64 - chunk % 64;
     const unsigned count = 1 + (unsigned)(chunk + claimer->seed) % left;
-    switch (transtbl_claim (&fixture->table, &fixture->hastrans, chunk, count,
-                            7, t, &busy)) {
+    switch (claim_chunks (&fixture->table, &fixture->hastrans, chunk, count, 7,
+                          t, &busy)) {
     case CLAIM_OWNED:
       for (unsigned i = 0; i < t->count; i++)
         atomic_fetch_add (&claimer->owners[t->first + i], 1);

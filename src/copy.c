@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+#include "copy.h"
+#include "report.h"
+#include "resolve.h"
+#include "view.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Runs of chunks that one snapshot may lose before it is given up.  Each
+ * stays in the translation table for good, so there must be a limit; a disk
+ * with that many unreadable places is beyond a snapshot's help.
+ */
+#define LOST_MAX 4096
+
+int
+copy_failed (struct snapshot *snapshot, uint64_t offset, int err,
+             const char *what)
+{
+  if (snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT) {
+    snapshot_break (snapshot, err, "write at offset %" PRIu64 ": %s: %s",
+                    offset, what, strerror (err));
+    return 0;
+  }
+  report_error ("snapshot %u: write at offset %" PRIu64
+                " of the origin fails: %s: %s",
+                snapshot->number, offset, what, strerror (err));
+  errno = err;
+  return -1;
+}
+
+/* A copy could not be written. */
+static void
+store_failed (struct snapshot *snapshot, const struct translation *translation,
+              int error)
+{
+  const uint64_t offset = translation->first << snapshot->chunk_shift;
+  const size_t length = translation->job.length;
+
+  atomic_fetch_add (&snapshot->flush_errors, 1);
+  if (translation->merge) {
+    report_error ("backing store %s: write of %zu bytes at offset %" PRIu64
+                  ": %s; they stay where they are, in the backing file of a "
+                  "snapshot that was deleted",
+                  backfile_name (snapshot->backfile), length, offset,
+                  strerror (error));
+    return;
+  }
+  if (snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT) {
+    snapshot_break (
+        snapshot, error,
+        "backing store %s: write of %zu bytes at offset %" PRIu64 ": %s",
+        backfile_name (snapshot->backfile), length, offset, strerror (error));
+    return;
+  }
+  atomic_store (&snapshot->copy_error, error);
+  report_error ("snapshot %u: backing store %s: write of %zu bytes at "
+                "offset %" PRIu64 ": %s; writes to the origin that need "
+                "it fail",
+                snapshot->number, backfile_name (snapshot->backfile), length,
+                offset, strerror (error));
+}
+
+/* The flusher is done with a translation. */
+static void
+stored (struct flush_job *job, int error)
+{
+  struct translation *translation
+      = (struct translation *)((char *)job
+                               - offsetof (struct translation, job));
+  struct snapshot *snapshot = translation->snapshot;
+  uint64_t mask = 0;
+
+  atomic_fetch_sub (&snapshot->in_memory, job->length);
+  if (error == 0
+      && (translation->merge
+          || snapshot->options.durability == DURABILITY_WRITTEN))
+    mask = bitmap_mask (translation->first % BITMAP_GROUP, translation->count);
+  if (error != 0 && error != ECANCELED)
+    store_failed (snapshot, translation, error);
+  if (error != 0)
+    snapshot_uncount (snapshot, job->length);
+  if (error == ECANCELED && !atomic_load (&snapshot->gone)) {
+    /* The server ends.  The snapshot stays right as long as it is there. */
+    transtbl_settle (&snapshot->table, translation, ESHUTDOWN);
+    snapshot_job_ended (snapshot);
+    return;
+  }
+  transtbl_remove (&snapshot->table, translation, &snapshot->hastrans, mask,
+                   error);
+  snapshot_job_ended (snapshot);
+}
+
+void
+copy_give_back (struct snapshot *snapshot, struct translation *claim, int err)
+{
+  atomic_store (&snapshot->copy_error, err);
+  transtbl_remove (&snapshot->table, claim, &snapshot->hastrans, 0, err);
+}
+
+/* The old content of a run: which of its chunks are what. */
+struct old_content {
+  uint64_t zero; /* chunks of the run that need no data, a bit each: all
+                    zeros, or wanted by nobody */
+  uint64_t lost; /* that could not be read */
+};
+
+static bool
+is_zero (const uint8_t *data, uint64_t length)
+{
+  return data[0] == 0 && memcmp (data, data + 1, length - 1) == 0;
+}
+
+/* After a run could not be read in one piece: find the chunks that can't.
+ * Returns their bits.
+ */
+static uint64_t
+read_one_by_one (const struct copy *copy)
+{
+  struct snapshot *snapshot = copy->snapshot;
+  const struct translation *claim = copy->claim;
+  uint64_t lost = 0;
+
+  for (unsigned i = 0; i < claim->count; i++) {
+    const uint64_t chunk = claim->first + i;
+    const uint64_t length = snapshot_bytes (snapshot, chunk, 1);
+    const uint64_t offset = chunk << snapshot->chunk_shift;
+
+    if (origin_read_quiet (copy->set->origin,
+                           copy->buffer->data
+                               + ((uint64_t)i << snapshot->chunk_shift),
+                           length, offset)
+        == 0)
+      continue;
+    report_error ("snapshot %u: origin %s: the old content of %" PRIu64
+                  " bytes at offset %" PRIu64 " cannot be read: %m%s",
+                  snapshot->number, origin_path (copy->set->origin), length,
+                  offset,
+                  snapshot->options.on_error == ON_ERROR_BREAK_SNAPSHOT
+                      ? "; they read as errors in the snapshot from now on"
+                      : "; the write to the origin fails");
+    lost |= UINT64_C (1) << i;
+  }
+  return lost;
+}
+
+/* Read the old content of the claim into the buffer.  0, or an errno if it
+ * cannot be read for a merge.
+ */
+static int
+read_old (const struct copy *copy, struct old_content *old)
+{
+  struct snapshot *snapshot = copy->snapshot;
+  const struct translation *claim = copy->claim;
+  const unsigned shift = claim->first % BITMAP_GROUP;
+  const uint64_t all = bitmap_mask (0, claim->count);
+  const uint64_t offset = claim->first << snapshot->chunk_shift;
+  const uint64_t bytes = snapshot_bytes (snapshot, claim->first, claim->count);
+  uint8_t *data = copy->buffer->data;
+
+  *old = (struct old_content){ 0 };
+  if (copy->merge) {
+    if (view_read_layer (copy->set, snapshot, data, bytes, offset) == -1)
+      return errno;
+  }
+  else {
+    old->zero = resolve_unwanted (copy->set, claim->first / BITMAP_GROUP,
+                                  all << shift)
+                >> shift;
+    if (old->zero == all)
+      return 0;
+    if (origin_read_quiet (copy->set->origin, data, bytes, offset) == -1)
+      old->lost = read_one_by_one (copy) & ~old->zero;
+  }
+  for (unsigned i = 0; i < claim->count; i++)
+    if (!((old->lost | old->zero) >> i & 1)
+        && is_zero (data + ((uint64_t)i << snapshot->chunk_shift),
+                    snapshot_bytes (snapshot, claim->first + i, 1)))
+      old->zero |= UINT64_C (1) << i;
+  return 0;
+}
+
+/* What a claim turns into: pieces for the table, jobs for the flusher. */
+struct pieces {
+  struct translation *list;
+  struct flush_job *jobs;
+  uint64_t job_count;
+  uint64_t bytes; /* to store */
+  unsigned lost;
+};
+
+static void
+free_pieces (struct pieces *pieces)
+{
+  while (pieces->list != NULL) {
+    struct translation *next = pieces->list->next;
+    translation_release (pieces->list);
+    pieces->list = next;
+  }
+}
+
+/* Add chunks I to END - 1 of a claim as one piece.  False: no memory. */
+static bool
+add_piece (const struct copy *copy, unsigned i, unsigned end, bool lost,
+           struct pieces *pieces)
+{
+  struct snapshot *snapshot = copy->snapshot;
+  struct buffer *buffer = copy->buffer;
+  struct translation *piece = translation_new (snapshot);
+
+  if (piece == NULL)
+    return false;
+  piece->merge = copy->merge;
+  piece->first = copy->claim->first + i;
+  piece->count = end - i;
+  piece->next = pieces->list;
+  pieces->list = piece;
+  if (lost) {
+    piece->state = TRANSLATION_LOST;
+    piece->settled = true;
+    pieces->lost++;
+    return true;
+  }
+  piece->state = TRANSLATION_STORING;
+  piece->data = buffer->data + ((uint64_t)i << snapshot->chunk_shift);
+  piece->buffer = buffer;
+  buffer_use (buffer);
+  piece->job = (struct flush_job){
+    .next = pieces->jobs,
+    .data = piece->data,
+    .length = snapshot_bytes (snapshot, piece->first, piece->count),
+    .urgent = snapshot->options.durability >= DURABILITY_WRITTEN,
+    .cancelled = &snapshot->gone,
+    .done = stored,
+  };
+  backfile_locate (snapshot->backfile, piece->first << snapshot->chunk_shift,
+                   &piece->job.fd, &piece->job.offset);
+  pieces->jobs = &piece->job;
+  pieces->job_count++;
+  pieces->bytes += piece->job.length;
+  return true;
+}
+
+/* Divide a claim into pieces of chunks that are alike.  Zeros need none:
+ * the hole in the backing file is their copy.  False: no memory.
+ */
+static bool
+make_pieces (const struct copy *copy, const struct old_content *old,
+             struct pieces *pieces)
+{
+  const unsigned count = copy->claim->count;
+
+  for (unsigned i = 0, end; i < count; i = end) {
+    const bool lost = old->lost >> i & 1;
+
+    end = i + 1;
+    if (old->zero >> i & 1)
+      continue;
+    while (end < count && !(old->zero >> end & 1)
+           && (old->lost >> end & 1) == lost)
+      end++;
+    if (!add_piece (copy, i, end, lost, pieces))
+      return false;
+  }
+  return true;
+}
+
+/* Read the claim's old content and make the pieces of it.  0, or an errno if
+ * the write has failed, or ECANCELED if the snapshot broke.
+ */
+static int
+prepare (const struct copy *copy, struct old_content *old,
+         struct pieces *pieces)
+{
+  struct snapshot *snapshot = copy->snapshot;
+  const int err = read_old (copy, old);
+
+  if (err != 0)
+    return err;
+  if (old->lost != 0 && snapshot->options.on_error == ON_ERROR_BREAK_WRITE)
+    return EIO; /* logged when it was read */
+  if (!make_pieces (copy, old, pieces)) {
+    if (copy->merge)
+      return ENOMEM;
+    return copy_failed (snapshot, copy->offset, ENOMEM,
+                        "no memory for the copy")
+                   == 0
+               ? ECANCELED
+               : ENOMEM;
+  }
+  if (atomic_fetch_add (&snapshot->lost, pieces->lost) + pieces->lost
+      > LOST_MAX) {
+    snapshot_break (snapshot, EIO,
+                    "more than %d places on the origin cannot be read",
+                    LOST_MAX);
+    return ECANCELED;
+  }
+  if (copy->merge)
+    snapshot_count_anyway (snapshot, pieces->bytes);
+  else if (!snapshot_count (snapshot, pieces->bytes))
+    return copy_failed (snapshot, copy->offset, ENOSPC, "maxsize is reached")
+                   == 0
+               ? ECANCELED
+               : ENOSPC;
+  return 0;
+}
+
+int
+copy_claim (struct copy *copy)
+{
+  struct snapshot *snapshot = copy->snapshot;
+  struct translation *claim = copy->claim;
+  const unsigned shift = claim->first % BITMAP_GROUP;
+  struct pieces pieces = { 0 };
+  struct old_content old;
+
+  const int err = prepare (copy, &old, &pieces);
+  if (err != 0) {
+    free_pieces (&pieces);
+    copy_give_back (snapshot, claim, err);
+    errno = err;
+    return err == ECANCELED && !copy->merge ? 0 : -1;
+  }
+  const uint64_t kept
+      = snapshot->options.durability == DURABILITY_ASYNC && !copy->merge
+            ? bitmap_mask (shift, claim->count)
+            : (old.zero | old.lost) << shift;
+  atomic_fetch_add (&snapshot->in_memory, pieces.bytes);
+  transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,
+                    kept);
+  snapshot_submit (snapshot, pieces.jobs, pieces.job_count);
+  return 0;
+}

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The life of a deleted snapshot, as a layer that nobody can name:
+ *
+ *   needed    older snapshots read some of it: that stays, the rest is
+ *             punched out of its backing file, once, when its last copies
+ *             have been stored, and again after each deletion
+ *   merged    two such layers that are neighbours become one: what the
+ *             newer one holds is copied into the older one, so that however
+ *             many are taken and deleted again while an old one stays, no
+ *             more layers remain than there are snapshots, and one
+ *   dropped   nobody needs it: out of the chain, its space is given back
+ *   freed     when no reader and no writer can still be on his way to it
+ *             (grace.h), its space has been given back, and no client has
+ *             it open
+ *
+ * Why a reader of an older snapshot never gets a hole that was punched: a
+ * chunk is punched only if a layer between the nearest snapshot that could
+ * want it and this one has it, so whoever looks for it afresh finds it
+ * there; and he looks again after he has read (view.c).  That the newer
+ * layers' copies are dropped after the older one's bits are set is what
+ * makes merging right in the same way.
+ *
+ * Only this thread takes layers out of the chain.  So the pointers to older
+ * layers that it follows stay good without a lock, and it holds none over
+ * I/O.  A store that hangs here holds up nothing but other clearing away.
+ */
+
+#include "reclaim.h"
+#include "copy.h"
+#include "report.h"
+#include "resolve.h"
+#include "scoped.h"
+
+#include <errno.h>
+#include <time.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+/* Bytes merged in one step: large enough for a disk, and small beside
+ * max-memory, which the writers want.
+ */
+#define MERGE_STEP ((size_t)256 << 10)
+
+/* Seconds to wait for memory before the merge is left for another time. */
+#define MERGE_PATIENCE 60
+
+struct reclaim {
+  struct snapset *set;
+  pthread_t thread;
+  bool running; /* of who starts and stops it */
+  atomic_bool stop;
+
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  bool ended; /* under LOCK */
+
+  bool in_grace; /* the thread's: a period runs */
+};
+
+struct reclaim *
+reclaim_create (struct snapset *set)
+{
+  struct reclaim *reclaim = calloc (1, sizeof *reclaim);
+  pthread_condattr_t attr;
+
+  if (reclaim == NULL) {
+    report_error ("no memory for clearing away snapshots: %m");
+    return NULL;
+  }
+  reclaim->set = set;
+  pthread_mutex_init (&reclaim->lock, NULL);
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&reclaim->changed, &attr);
+  pthread_condattr_destroy (&attr);
+  return reclaim;
+}
+
+void
+reclaim_free (struct reclaim *reclaim)
+{
+  if (reclaim == NULL)
+    return;
+  pthread_cond_destroy (&reclaim->changed);
+  pthread_mutex_destroy (&reclaim->lock);
+  free (reclaim);
+}
+
+/* Which of a layer's chunks, BITS of a group, an older snapshot needs. */
+static uint64_t
+needed_chunks (struct snapshot *layer, uint64_t group, uint64_t bits)
+{
+  uint64_t needed = 0;
+
+  for (; bits != 0; bits &= bits - 1) {
+    const unsigned bit = (unsigned)__builtin_ctzll (bits);
+    const uint64_t chunk = group * BITMAP_GROUP + bit;
+    if (resolve_is_wanted (layer->older, chunk << layer->chunk_shift,
+                           snapshot_bytes (layer, chunk, 1)))
+      needed |= UINT64_C (1) << bit;
+  }
+  return needed;
+}
+
+static bool
+is_needed (struct reclaim *reclaim, struct snapshot *layer)
+{
+  for (uint64_t group = bitmap_next_group (&layer->hastrans, 0);
+       group != UINT64_MAX && !atomic_load (&reclaim->stop);
+       group = bitmap_next_group (&layer->hastrans, group + 1))
+    if (needed_chunks (layer, group, bitmap_group (&layer->hastrans, group))
+        != 0)
+      return true;
+  return false;
+}
+
+/* Punch a run of chunks, if it is one, out of a layer's backing file. */
+static void
+punch_run (struct snapshot *layer, uint64_t first, uint64_t count)
+{
+  if (count > 0
+      && backfile_punch (layer->backfile, first << layer->chunk_shift,
+                         snapshot_bytes (layer, first, count))
+             == -1)
+    nbdkit_debug ("fssnap: deleted snapshot %u: backing store %s: no holes "
+                  "can be punched: %m",
+                  layer->number, backfile_name (layer->backfile));
+}
+
+/* Give back what of a layer nobody needs, while something is needed. */
+static void
+punch_unneeded (struct reclaim *reclaim, struct snapshot *layer)
+{
+  uint64_t first = 0, count = 0; /* a run of chunks to be punched */
+
+  for (uint64_t group = bitmap_next_group (&layer->hastrans, 0);
+       group != UINT64_MAX && !atomic_load (&reclaim->stop);
+       group = bitmap_next_group (&layer->hastrans, group + 1)) {
+    const uint64_t bits = bitmap_group (&layer->hastrans, group);
+    uint64_t unneeded = bits & ~needed_chunks (layer, group, bits);
+
+    bitmap_clear_group (&layer->hastrans, group, unneeded);
+    while (unneeded != 0) {
+      const unsigned bit = (unsigned)__builtin_ctzll (unneeded);
+      const unsigned run = bitmap_first_run (unneeded);
+      const uint64_t chunk = group * BITMAP_GROUP + bit;
+
+      if (chunk != first + count) {
+        punch_run (layer, first, count);
+        first = chunk;
+        count = 0;
+      }
+      count += run;
+      unneeded &= ~bitmap_mask (bit, run);
+    }
+  }
+  punch_run (layer, first, count);
+}
+
+/* Copy COUNT chunks of a group of INTO, from FIRST on, those that it does
+ * not have.  False: that failed, or the thread is to end.
+ */
+static bool
+merge_group (struct reclaim *reclaim, struct snapshot *into, uint64_t first,
+             unsigned count)
+{
+  const uint64_t group = first / BITMAP_GROUP;
+  const uint64_t wanted = bitmap_mask (first % BITMAP_GROUP, count);
+  struct timespec deadline;
+  size_t bytes = (size_t)count << into->chunk_shift;
+
+  if (bytes > MERGE_STEP)
+    bytes = MERGE_STEP;
+  if (bytes < into->options.chunk_size)
+    bytes = into->options.chunk_size;
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += MERGE_PATIENCE;
+  while (!atomic_load (&reclaim->stop)) {
+    struct translation *busy = NULL, *claim = translation_new (into);
+    struct buffer *buffer = throttle_wait (into->shared->throttle, bytes,
+                                           &deadline, &reclaim->stop);
+    enum claim claimed = CLAIM_NOTHING;
+    int r = -1;
+
+    if (claim != NULL && buffer != NULL) {
+      struct copy copy = { .set = reclaim->set,
+                           .snapshot = into,
+                           .claim = claim,
+                           .buffer = buffer,
+                           .merge = true };
+      claimed = transtbl_claim (&into->table, &into->hastrans, group, wanted,
+                                (unsigned)(buffer->size >> into->chunk_shift),
+                                claim, &busy);
+      r = claimed == CLAIM_OWNED ? copy_claim (&copy) : 0;
+    }
+    if (buffer != NULL)
+      buffer_release (buffer);
+    translation_release (busy);
+    translation_release (claim);
+    if (r == -1)
+      return false;
+    if (claimed != CLAIM_OWNED)
+      return true; /* it has them, or is about to */
+  }
+  return false;
+}
+
+/* Copy what LAYER holds into the layer before it. */
+static void
+merge (struct reclaim *reclaim, struct snapshot *layer)
+{
+  struct snapshot *into = layer->older;
+
+  nbdkit_debug ("fssnap: deleted snapshot %u is merged into %u", layer->number,
+                into->number);
+  for (uint64_t group = bitmap_next_group (&layer->hastrans, 0);
+       group != UINT64_MAX;
+       group = bitmap_next_group (&layer->hastrans, group + 1)) {
+    uint64_t bits = bitmap_group (&layer->hastrans, group);
+
+    while (bits != 0) {
+      const unsigned bit = (unsigned)__builtin_ctzll (bits);
+      const unsigned run = bitmap_first_run (bits);
+      const uint64_t start = group * BITMAP_GROUP + bit;
+      const uint64_t offset = start << layer->chunk_shift;
+      uint64_t chunk = offset >> into->chunk_shift;
+      uint64_t end = offset + snapshot_bytes (layer, start, run);
+
+      /* What lies beyond is no older one's, so nobody needs it. */
+      if (end > into->size)
+        end = into->size;
+      while (chunk << into->chunk_shift < end) {
+        const uint64_t last = (end - 1) >> into->chunk_shift;
+        uint64_t next = (chunk / BITMAP_GROUP + 1) * BITMAP_GROUP;
+        if (next > last + 1)
+          next = last + 1;
+        if (!merge_group (reclaim, into, chunk, (unsigned)(next - chunk)))
+          return;
+        chunk = next;
+      }
+      bits &= ~bitmap_mask (bit, run);
+    }
+  }
+}
+
+/* Whether all is at rest that a deleted layer had still to store, and it is
+ * not the target, so that nothing more comes.
+ */
+static bool
+is_at_rest (struct snapset *set, struct snapshot *layer)
+{
+  if (!snapshot_is_deleted (layer) || snapshot_is_broken (layer)
+      || !snapshot_is_drained (layer))
+    return false;
+  SCOPED_LOCK (&set->lock);
+  return set->target != layer;
+}
+
+/* Take a layer out that was not needed when there had been DELETIONS. */
+static void
+drop (struct snapset *set, struct snapshot *layer, uint64_t deletions)
+{
+  {
+    SCOPED_LOCK (&set->mutations);
+    /* Else it may have been the target meanwhile, and hold something. */
+    if (atomic_load (&set->deletions) != deletions || set->target == layer)
+      return;
+    snapset_drop (set, layer);
+  }
+  snapshot_release (layer);
+}
+
+/* Give back what can be given back of a layer, and see if it can go. */
+static void
+tidy (struct reclaim *reclaim, struct snapshot *layer)
+{
+  struct snapset *set = reclaim->set;
+  const uint64_t deletions = atomic_load (&set->deletions);
+  struct snapshot *older = layer->older;
+
+  if (!is_at_rest (set, layer))
+    return;
+  if (layer->tidied != deletions) {
+    if (!is_needed (reclaim, layer)) {
+      drop (set, layer, deletions);
+      return;
+    }
+    punch_unneeded (reclaim, layer);
+    layer->tidied = deletions;
+  }
+  if (layer->merged == deletions || older == NULL || !is_at_rest (set, older))
+    return;
+  merge (reclaim, layer);
+  layer->merged = deletions;
+  layer->tidied = 0; /* once more, when that is stored */
+  bell_ring (&set->bell);
+}
+
+/* Take out what no snapshot is behind any more, or cannot be read past a
+ * broken one.
+ */
+static void
+drop_unreachable (struct snapset *set)
+{
+  bool reachable = false;
+
+  SCOPED_LOCK (&set->mutations);
+  for (struct snapshot *layer = set->oldest, *next; layer != NULL;
+       layer = next) {
+    next = resolve_newer (layer);
+    if (snapshot_is_deleted (layer) && !reachable) {
+      snapshot_release (layer);
+      snapset_drop (set, layer);
+    }
+    else if (snapshot_is_broken (layer))
+      reachable = false; /* and if deleted, it says so to the older ones */
+    else if (!snapshot_is_deleted (layer))
+      reachable = true;
+  }
+}
+
+/* Free what was dropped, as far as nobody can be using it. */
+static void
+free_dropped (struct reclaim *reclaim)
+{
+  struct snapset *set = reclaim->set;
+  bool fresh = false;
+
+  if (reclaim->in_grace && grace_passed (&set->grace)) {
+    reclaim->in_grace = false;
+    for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
+      if (s->grace == GRACE_AWAITED)
+        s->grace = GRACE_PASSED;
+  }
+  for (struct snapshot *s = set->dropped, *next; s != NULL; s = next) {
+    next = s->next;
+    fresh |= s->grace == GRACE_NONE;
+    if (s->grace == GRACE_PASSED && snapshot_is_discarded (s)
+        && snapset_forget (set, s)) {
+      flusher_stop (s->flusher, MERGE_PATIENCE);
+      snapshot_free (s);
+    }
+  }
+  if (fresh && !reclaim->in_grace) {
+    for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
+      if (s->grace == GRACE_NONE)
+        s->grace = GRACE_AWAITED;
+    grace_begin (&set->grace);
+    reclaim->in_grace = true;
+    bell_ring (&set->bell); /* it may have passed already */
+  }
+}
+
+static struct snapshot *
+oldest_of (struct snapset *set)
+{
+  SCOPED_LOCK (&set->lock);
+  return set->oldest;
+}
+
+static void *
+run (void *arg)
+{
+  struct reclaim *reclaim = arg;
+  struct snapset *set = reclaim->set;
+
+  while (!atomic_load (&reclaim->stop)) {
+    drop_unreachable (set);
+    for (struct snapshot *layer = oldest_of (set), *next; layer != NULL;
+         layer = next) {
+      next = resolve_newer (layer);
+      tidy (reclaim, layer);
+    }
+    free_dropped (reclaim);
+    bell_wait (&set->bell);
+  }
+
+  SCOPED_LOCK (&reclaim->lock);
+  reclaim->ended = true;
+  pthread_cond_signal (&reclaim->changed);
+  return NULL;
+}
+
+int
+reclaim_start (struct reclaim *reclaim)
+{
+  const int err = pthread_create (&reclaim->thread, NULL, run, reclaim);
+
+  if (err != 0) {
+    errno = err;
+    report_error ("fssnap: cannot start the thread that clears away: %m");
+    return -1;
+  }
+  reclaim->running = true;
+  return 0;
+}
+
+int
+reclaim_stop (struct reclaim *reclaim, unsigned timeout)
+{
+  struct timespec deadline;
+  int err = 0;
+
+  if (!reclaim->running)
+    return 0;
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += timeout;
+  atomic_store (&reclaim->stop, true);
+  bell_ring (&reclaim->set->bell);
+  throttle_wake (reclaim->set->shared.throttle);
+  pthread_mutex_lock (&reclaim->lock);
+  while (!reclaim->ended && err == 0)
+    err = pthread_cond_timedwait (&reclaim->changed, &reclaim->lock, &deadline);
+  const bool ended = reclaim->ended;
+  pthread_mutex_unlock (&reclaim->lock);
+  if (!ended)
+    return -1;
+  pthread_join (reclaim->thread, NULL);
+  reclaim->running = false;
+  return 0;
+}
