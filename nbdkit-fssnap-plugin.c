@@ -122,7 +122,7 @@ fssnap_get_ready (void)
   if (reclaim == NULL)
     return -1;
   if (config.snapshot_at_start) {
-    struct snapshot *snapshot = snapset_freeze (set, &config.snapshot);
+    struct snapshot *snapshot = snapset_freeze (set, &config.options.snapshot);
     if (snapshot == NULL)
       return -1;
     snapset_unpin (set, snapshot);
@@ -142,7 +142,7 @@ fssnap_after_fork (void)
 static void
 fssnap_cleanup (void)
 {
-  const unsigned timeout = config.snapshot.cow_timeout;
+  const unsigned timeout = config.options.snapshot.cow_timeout;
 
   if (set != NULL
       && (reclaim_stop (reclaim, timeout) == -1

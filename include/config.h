@@ -5,21 +5,21 @@
 #define FSSNAP_CONFIG_H
 
 #include "engine.h"
-#include "snapshot.h"
+#include "options.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct config {
   char *origin;        /* absolute path */
-  char *backing_store; /* absolute path; what SNAPSHOT points to */
+  char *control;       /* absolute path, or NULL */
   uint64_t max_memory; /* bytes */
   bool snapshot_at_start;
-  bool durability_given;
   bool max_memory_given;
   const struct engine_type *engine;
   const struct engine_type *fallback; /* NULL if IO was chosen */
-  struct snapshot_options snapshot;
+  struct options options;             /* of the snapshot at start; the
+                                         defaults of those to come */
 };
 
 /* Name, what it takes, default, meaning; in the order of the manual. */
@@ -43,7 +43,9 @@ struct config {
   P ("cow-timeout", "SECONDS", "20",                                           \
      "longest that a write waits for the backing store, 1 to 86400")           \
   P ("io", "uring|sync", "uring, or sync if refused",                          \
-     "how the backing file is written")
+     "how the backing file is written")                                        \
+  P ("control", "PATH", "none",                                                \
+     "a socket to be made, for taking and deleting snapshots at run time")
 
 #define CONFIG_HELP_LINE(name, takes, standard, meaning)                       \
   name "=" takes "  (default: " standard ")\n    " meaning "\n"

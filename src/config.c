@@ -14,89 +14,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
-#define CHUNK_MIN 512
-#define CHUNK_MAX (UINT64_C (64) << 20)
-
-/* Small chunks copy little more than what is written; runs make up for them
- * on large writes.  The measurements are in docs/chunk-size.md.
- */
-#define CHUNK_DEFAULT 4096
-
-/* Below this the server's threads would wait for each other all the time. */
-#define MEMORY_MIN (UINT64_C (1) << 20)
 #define MEMORY_DEFAULT (UINT64_C (64) << 20)
-
-/* Shorter than the 30 seconds after which Linux resets a SCSI disk. */
-#define TIMEOUT_DEFAULT 20
-#define TIMEOUT_MAX 86400
-
-static int
-refuse (const char *key, const char *value, const char *allowed)
-{
-  report_error ("%s=%s: must be %s", key, value, allowed);
-  return -1;
-}
-
-/* As nbdkit_parse_size, but without a message of its own, which would name
- * no parameter.
- */
-static bool
-parse_size (const char *value, uint64_t *size)
-{
-  static const char suffixes[] = "bkmgtpe";
-  char *end;
-
-  if (*value < '0' || *value > '9')
-    return false;
-  errno = 0;
-  const uint64_t number = strtoull (value, &end, 10);
-  if (errno != 0)
-    return false;
-  unsigned shift = 0;
-  if (*end == 's' || *end == 'S') { /* sectors */
-    shift = 9;
-    end++;
-  }
-  else if (*end != '\0') {
-    const char *suffix = strchr (suffixes, tolower ((unsigned char)*end));
-    if (suffix == NULL)
-      return false;
-    shift = 10 * (unsigned)(suffix - suffixes);
-    end++;
-  }
-  if (*end != '\0' || number > (uint64_t)INT64_MAX >> shift)
-    return false;
-  *size = number << shift;
-  return true;
-}
-
-static int
-set_size (const char *key, const char *value, uint64_t *size)
-{
-  if (!parse_size (value, size))
-    return refuse (key, value,
-                   "a size: a whole number of bytes, or one with a suffix "
-                   "of k, M, G, T (such as 512M)");
-  return 0;
-}
-
-/* One of the words that are separated by '|' in WORDS: its index. */
-static int
-set_word (const char *key, const char *value, const char *words)
-{
-  const size_t length = strlen (value);
-  int i = 0;
-
-  for (const char *word = words;; i++) {
-    const size_t n = strcspn (word, "|");
-    if (n == length && memcmp (word, value, n) == 0)
-      return i;
-    if (word[n] == '\0')
-      break;
-    word += n + 1;
-  }
-  return refuse (key, value, words);
-}
 
 static int
 set_path (const char *key, const char *value, char **path)
@@ -106,39 +24,15 @@ set_path (const char *key, const char *value, char **path)
     return -1;
   }
   if (*value == '\0')
-    return refuse (key, value, "a path");
+    return options_refuse (key, value, "a path");
   *path = nbdkit_absolute_path (value);
   return *path == NULL ? -1 : 0;
 }
 
 static int
-set_chunksize (struct config *config, const char *key, const char *value)
-{
-  uint64_t size;
-
-  if (!parse_size (value, &size) || size < CHUNK_MIN || size > CHUNK_MAX
-      || (size & (size - 1)) != 0)
-    return refuse (key, value, "a power of two from 512 to 64M");
-  config->snapshot.chunk_size = size;
-  return 0;
-}
-
-static int
-set_timeout (struct config *config, const char *key, const char *value)
-{
-  uint64_t seconds;
-
-  if (strspn (value, "0123456789") != strlen (value)
-      || !parse_size (value, &seconds) || seconds < 1 || seconds > TIMEOUT_MAX)
-    return refuse (key, value, "a number of seconds from 1 to 86400");
-  config->snapshot.cow_timeout = (unsigned)seconds;
-  return 0;
-}
-
-static int
 set_io (struct config *config, const char *key, const char *value)
 {
-  const int r = set_word (key, value, "uring|sync");
+  const int r = options_parse_word (key, value, "uring|sync");
 
   if (r == -1)
     return -1;
@@ -155,63 +49,61 @@ config_init (struct config *config)
     .snapshot_at_start = true,
     .engine = &engine_uring,
     .fallback = &engine_sync,
-    .snapshot = {
-      .chunk_size = CHUNK_DEFAULT,
-      .durability = DURABILITY_ASYNC,
-      .on_error = ON_ERROR_BREAK_SNAPSHOT,
-      .cow_timeout = TIMEOUT_DEFAULT,
-    },
   };
+  options_init (&config->options);
 }
 
 void
 config_free (struct config *config)
 {
   free (config->origin);
-  free (config->backing_store);
+  free (config->control);
+  options_free (&config->options);
   config_init (config);
+}
+
+static int
+set_backing_store (struct config *config, const char *key, const char *value)
+{
+  char *path = NULL;
+
+  if (config->options.backing_store != NULL) {
+    report_error ("%s=%s: given twice, the first was %s", key, value,
+                  config->options.backing_store);
+    return -1;
+  }
+  if (set_path (key, value, &path) == -1)
+    return -1;
+  const int r = options_set (&config->options, key, path);
+  free (path);
+  return r == -1 ? -1 : 0;
 }
 
 int
 config_set (struct config *config, const char *key, const char *value)
 {
-  struct snapshot_options *options = &config->snapshot;
   int r;
 
   if (strcmp (key, "origin") == 0)
     return set_path (key, value, &config->origin);
+  if (strcmp (key, "control") == 0)
+    return set_path (key, value, &config->control);
   if (strcmp (key, "backing-store") == 0)
-    return set_path (key, value, &config->backing_store);
-  if (strcmp (key, "chunksize") == 0)
-    return set_chunksize (config, key, value);
-  if (strcmp (key, "backfile-size") == 0)
-    return set_size (key, value, &options->backfile_size);
-  if (strcmp (key, "maxsize") == 0)
-    return set_size (key, value, &options->maxsize);
+    return set_backing_store (config, key, value);
   if (strcmp (key, "max-memory") == 0) {
     config->max_memory_given = true;
-    return set_size (key, value, &config->max_memory);
+    return options_parse_size (key, value, &config->max_memory);
   }
-  if (strcmp (key, "cow-timeout") == 0)
-    return set_timeout (config, key, value);
   if (strcmp (key, "io") == 0)
     return set_io (config, key, value);
   if (strcmp (key, "snapshot") == 0) {
-    r = set_word (key, value, "yes|no");
+    r = options_parse_word (key, value, "yes|no");
     config->snapshot_at_start = r == 0;
     return r == -1 ? -1 : 0;
   }
-  if (strcmp (key, "durability") == 0) {
-    r = set_word (key, value, "async|written");
-    options->durability = r == 1 ? DURABILITY_WRITTEN : DURABILITY_ASYNC;
-    config->durability_given = true;
+  r = options_set (&config->options, key, value);
+  if (r != 0)
     return r == -1 ? -1 : 0;
-  }
-  if (strcmp (key, "on-error") == 0) {
-    r = set_word (key, value, "break-snapshot|break-write");
-    options->on_error = r == 1 ? ON_ERROR_BREAK_WRITE : ON_ERROR_BREAK_SNAPSHOT;
-    return r == -1 ? -1 : 0;
-  }
 
 #define CONFIG_NAME(name, takes, standard, meaning) " " name
   report_error ("%s=%s: there is no such parameter; allowed are:%s", key, value,
@@ -228,11 +120,11 @@ default_store (struct config *config)
 
   if (directory == NULL || *directory == '\0')
     directory = "/var/tmp";
-  config->backing_store = nbdkit_absolute_path (directory);
-  if (config->backing_store == NULL)
+  if (set_backing_store (config, "backing-store", directory) == -1)
     return -1;
   /* Anything else would pass for the name of a new file. */
-  if (stat (config->backing_store, &st) == -1 || !S_ISDIR (st.st_mode)) {
+  if (stat (config->options.backing_store, &st) == -1
+      || !S_ISDIR (st.st_mode)) {
     report_error ("TMPDIR=%s: must be a directory; or set backing-store=",
                   directory);
     return -1;
@@ -243,50 +135,26 @@ default_store (struct config *config)
 int
 config_check (struct config *config)
 {
-  struct snapshot_options *options = &config->snapshot;
-  const uint64_t least_part = backfile_least_part (options->chunk_size);
-  uint64_t least_memory = 2 * throttle_least (options->chunk_size);
+  const uint64_t least = options_least_memory (&config->options);
 
   if (config->origin == NULL) {
     report_error ("origin=PATH is missing: say which block device or image "
                   "file to serve");
     return -1;
   }
-  if (options->maxsize > 0 && options->maxsize < options->chunk_size) {
-    report_error ("maxsize=%" PRIu64 ": must be 0 (no limit) or at least the "
-                  "chunk size, %" PRIu64,
-                  options->maxsize, options->chunk_size);
+  if (options_check (&config->options) == -1)
     return -1;
-  }
-  if (options->backfile_size > 0 && options->backfile_size < least_part) {
-    report_error ("backfile-size=%" PRIu64 ": must be 0 (one file) or at "
-                  "least %" PRIu64 " with chunksize=%" PRIu64,
-                  options->backfile_size, least_part, options->chunk_size);
-    return -1;
-  }
-  if (least_memory < MEMORY_MIN)
-    least_memory = MEMORY_MIN;
-  if (!config->max_memory_given && config->max_memory < least_memory)
-    config->max_memory = least_memory;
-  if (config->max_memory < least_memory) {
+  if (!config->max_memory_given && config->max_memory < least)
+    config->max_memory = least;
+  if (config->max_memory < least) {
     report_error ("max-memory=%" PRIu64 ": must be at least %" PRIu64
                   " with chunksize=%" PRIu64,
-                  config->max_memory, least_memory, options->chunk_size);
+                  config->max_memory, least,
+                  config->options.snapshot.chunk_size);
     return -1;
   }
-  if (options->on_error == ON_ERROR_BREAK_WRITE) {
-    /* A write that has gone through cannot be made to fail any more. */
-    if (config->durability_given && options->durability == DURABILITY_ASYNC) {
-      report_error ("durability=async: must be written with "
-                    "on-error=break-write, since a write can only be made to "
-                    "fail before it is done");
-      return -1;
-    }
-    options->durability = DURABILITY_WRITTEN;
-  }
-  if (config->backing_store == NULL && default_store (config) == -1)
+  if (config->options.backing_store == NULL && default_store (config) == -1)
     return -1;
-  options->backing_store = config->backing_store;
   return 0;
 }
 

@@ -68,13 +68,13 @@ defaults (void **state)
   (void)state;
   unsetenv ("TMPDIR");
   complete ();
-  assert_int_equal (config.snapshot.chunk_size, 4096);
-  assert_int_equal (config.snapshot.maxsize, 0);
-  assert_int_equal (config.snapshot.backfile_size, 0);
-  assert_int_equal (config.snapshot.durability, DURABILITY_ASYNC);
-  assert_int_equal (config.snapshot.on_error, ON_ERROR_BREAK_SNAPSHOT);
-  assert_int_equal (config.snapshot.cow_timeout, 20);
-  assert_string_equal (config.snapshot.backing_store, "/var/tmp");
+  assert_int_equal (config.options.snapshot.chunk_size, 4096);
+  assert_int_equal (config.options.snapshot.maxsize, 0);
+  assert_int_equal (config.options.snapshot.backfile_size, 0);
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_ASYNC);
+  assert_int_equal (config.options.snapshot.on_error, ON_ERROR_BREAK_SNAPSHOT);
+  assert_int_equal (config.options.snapshot.cow_timeout, 20);
+  assert_string_equal (config.options.snapshot.backing_store, "/var/tmp");
   assert_int_equal (config.max_memory, 64 << 20);
   assert_true (config.snapshot_at_start);
   assert_ptr_equal (config.engine, &engine_uring);
@@ -147,10 +147,10 @@ chunksize (void **state)
     char value[32];
     snprintf (value, sizeof value, "%llu", (unsigned long long)size);
     accept ("chunksize", value);
-    assert_int_equal (config.snapshot.chunk_size, size);
+    assert_int_equal (config.options.snapshot.chunk_size, size);
   }
   accept ("chunksize", "64k");
-  assert_int_equal (config.snapshot.chunk_size, 65536);
+  assert_int_equal (config.options.snapshot.chunk_size, 65536);
   accept ("chunksize", "64M");
   refuse ("chunksize", "0", "a power of two from 512 to 64M");
   refuse ("chunksize", "256", "a power of two from 512 to 64M");
@@ -162,7 +162,7 @@ chunksize (void **state)
   refuse ("chunksize", "4 k", "a power of two from 512 to 64M");
   refuse ("chunksize", "0x1000", "a power of two from 512 to 64M");
   refuse ("chunksize", "", "a power of two from 512 to 64M");
-  assert_int_equal (config.snapshot.chunk_size, 64 << 20);
+  assert_int_equal (config.options.snapshot.chunk_size, 64 << 20);
 }
 
 static void
@@ -172,7 +172,7 @@ backing_store (void **state)
   accept ("backing-store", "/srv/store");
   refuse ("backing-store", "/srv/other", "/srv/store");
   complete ();
-  assert_string_equal (config.snapshot.backing_store, "/srv/store");
+  assert_string_equal (config.options.snapshot.backing_store, "/srv/store");
 }
 
 static void
@@ -189,7 +189,7 @@ backing_store_from_the_environment (void **state)
   setenv ("TMPDIR", "/dev", 1);
   complete ();
   unsetenv ("TMPDIR");
-  assert_string_equal (config.snapshot.backing_store, "/dev");
+  assert_string_equal (config.options.snapshot.backing_store, "/dev");
 }
 
 static void
@@ -211,7 +211,7 @@ empty_tmpdir_counts_as_none (void **state)
   setenv ("TMPDIR", "", 1);
   complete ();
   unsetenv ("TMPDIR");
-  assert_string_equal (config.snapshot.backing_store, "/var/tmp");
+  assert_string_equal (config.options.snapshot.backing_store, "/var/tmp");
 }
 
 static void
@@ -219,17 +219,17 @@ sizes_in_all_spellings (void **state)
 {
   (void)state;
   accept ("maxsize", "1048576");
-  assert_int_equal (config.snapshot.maxsize, 1048576);
+  assert_int_equal (config.options.snapshot.maxsize, 1048576);
   accept ("maxsize", "2k");
-  assert_int_equal (config.snapshot.maxsize, 2048);
+  assert_int_equal (config.options.snapshot.maxsize, 2048);
   accept ("maxsize", "3M");
-  assert_int_equal (config.snapshot.maxsize, 3 << 20);
+  assert_int_equal (config.options.snapshot.maxsize, 3 << 20);
   accept ("maxsize", "4G");
-  assert_int_equal (config.snapshot.maxsize, UINT64_C (4) << 30);
+  assert_int_equal (config.options.snapshot.maxsize, UINT64_C (4) << 30);
   accept ("maxsize", "5t");
-  assert_int_equal (config.snapshot.maxsize, UINT64_C (5) << 40);
+  assert_int_equal (config.options.snapshot.maxsize, UINT64_C (5) << 40);
   accept ("maxsize", "0");
-  assert_int_equal (config.snapshot.maxsize, 0);
+  assert_int_equal (config.options.snapshot.maxsize, 0);
 }
 
 static void
@@ -237,7 +237,7 @@ backfile_size (void **state)
 {
   (void)state;
   accept ("backfile-size", "2G");
-  assert_int_equal (config.snapshot.backfile_size, UINT64_C (2) << 30);
+  assert_int_equal (config.options.snapshot.backfile_size, UINT64_C (2) << 30);
   complete ();
   refuse ("backfile-size", "much", "a size");
   refuse ("backfile-size", "-1", "a size");
@@ -332,9 +332,9 @@ durability (void **state)
   (void)state;
   accept ("durability", "written");
   complete ();
-  assert_int_equal (config.snapshot.durability, DURABILITY_WRITTEN);
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_WRITTEN);
   accept ("durability", "async");
-  assert_int_equal (config.snapshot.durability, DURABILITY_ASYNC);
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_ASYNC);
   refuse ("durability", "stable", "async|written");
   refuse ("durability", "", "async|written");
 }
@@ -345,8 +345,8 @@ on_error (void **state)
   (void)state;
   accept ("on-error", "break-snapshot");
   complete ();
-  assert_int_equal (config.snapshot.on_error, ON_ERROR_BREAK_SNAPSHOT);
-  assert_int_equal (config.snapshot.durability, DURABILITY_ASYNC);
+  assert_int_equal (config.options.snapshot.on_error, ON_ERROR_BREAK_SNAPSHOT);
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_ASYNC);
   refuse ("on-error", "panic", "break-snapshot|break-write");
 }
 
@@ -356,8 +356,8 @@ break_write_makes_copies_written (void **state)
   (void)state;
   accept ("on-error", "break-write");
   complete ();
-  assert_int_equal (config.snapshot.on_error, ON_ERROR_BREAK_WRITE);
-  assert_int_equal (config.snapshot.durability, DURABILITY_WRITTEN);
+  assert_int_equal (config.options.snapshot.on_error, ON_ERROR_BREAK_WRITE);
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_WRITTEN);
 }
 
 static void
@@ -374,9 +374,9 @@ cow_timeout (void **state)
 {
   (void)state;
   accept ("cow-timeout", "1");
-  assert_int_equal (config.snapshot.cow_timeout, 1);
+  assert_int_equal (config.options.snapshot.cow_timeout, 1);
   accept ("cow-timeout", "86400");
-  assert_int_equal (config.snapshot.cow_timeout, 86400);
+  assert_int_equal (config.options.snapshot.cow_timeout, 86400);
   refuse ("cow-timeout", "0", "a number of seconds from 1 to 86400");
   refuse ("cow-timeout", "86401", "a number of seconds from 1 to 86400");
   refuse ("cow-timeout", "-1", "a number of seconds from 1 to 86400");
@@ -415,9 +415,9 @@ sizes_with_many_digits_are_sizes (void **state)
 {
   (void)state;
   accept ("maxsize", "1152921504606846976");
-  assert_int_equal (config.snapshot.maxsize, UINT64_C (1) << 60);
+  assert_int_equal (config.options.snapshot.maxsize, UINT64_C (1) << 60);
   accept ("maxsize", "00000000000000004096");
-  assert_int_equal (config.snapshot.maxsize, 4096);
+  assert_int_equal (config.options.snapshot.maxsize, 4096);
 }
 
 static void
