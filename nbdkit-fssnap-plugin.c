@@ -4,6 +4,7 @@
  */
 
 #include "config.h"
+#include "control.h"
 #include "cow.h"
 #include "origin.h"
 #include "reclaim.h"
@@ -30,6 +31,8 @@ static struct config config;
 static struct origin *origin;
 static struct snapset *set;
 static struct reclaim *reclaim;
+static struct methods methods;
+static struct control *control; /* or NULL */
 
 /* True while the files that get_ready made are this process's to remove if
  * it exits: until after_fork, and not in a parent that forked the server.
@@ -58,6 +61,8 @@ fssnap_load (void)
 static void
 tear_down (void)
 {
+  control_free (control);
+  control = NULL;
   reclaim_free (reclaim);
   reclaim = NULL;
   snapset_free (set);
@@ -127,13 +132,22 @@ fssnap_get_ready (void)
       return -1;
     snapset_unpin (set, snapshot);
   }
+  if (config.control != NULL) {
+    methods = (struct methods){ .set = set,
+                                .defaults = &config.options,
+                                .control = config.control };
+    control = control_create (config.control, &methods);
+    if (control == NULL)
+      return -1;
+  }
   return 0;
 }
 
 static int
 fssnap_after_fork (void)
 {
-  if (snapset_start (set) == -1 || reclaim_start (reclaim) == -1)
+  if (snapset_start (set) == -1 || reclaim_start (reclaim) == -1
+      || (control != NULL && control_start (control) == -1))
     return -1;
   starting = false;
   return 0;
@@ -145,7 +159,8 @@ fssnap_cleanup (void)
   const unsigned timeout = config.options.snapshot.cow_timeout;
 
   if (set != NULL
-      && (reclaim_stop (reclaim, timeout) == -1
+      && ((control != NULL && control_stop (control, timeout) == -1)
+          || reclaim_stop (reclaim, timeout) == -1
           || snapset_stop (set, timeout) == -1)) {
     /* A thread is stuck in the kernel and will use what it points to. */
     nbdkit_error ("the backing store hangs: ending without it");

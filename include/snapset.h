@@ -134,6 +134,12 @@ struct snapshot_status snapset_status (struct snapset *set,
 int snapset_delete (struct snapset *set, const char *who, bool force,
                     const void *creator, unsigned *number);
 
+/* CREATOR has gone away: delete, by force, what it was creating.  Logged. */
+void snapset_abandon (struct snapset *set, const void *creator);
+
+/* The highest number that a snapshot ever had, or 0. */
+unsigned snapset_highest (struct snapset *set);
+
 /* CREATOR has done what it wanted with the snapshot it creates.  0, or -1
  * with errno (ENOENT, EPERM), reported.
  */

@@ -179,6 +179,13 @@ bool snapshot_count (struct snapshot *snapshot, uint64_t bytes);
 void snapshot_count_anyway (struct snapshot *snapshot, uint64_t bytes);
 void snapshot_uncount (struct snapshot *snapshot, uint64_t bytes);
 
+/* LENGTH bytes at OFFSET, within its size, hold nothing worth keeping: the
+ * chunks that lie wholly in there, and that nobody has begun to copy, are
+ * free from here on.  Returns how many that were not free already.
+ */
+uint64_t snapshot_set_free (struct snapshot *snapshot, uint64_t offset,
+                            uint64_t length);
+
 /* Queue COUNT linked jobs; each one's done ends with snapshot_job_ended. */
 void snapshot_submit (struct snapshot *snapshot, struct flush_job *jobs,
                       uint64_t count);

@@ -356,7 +356,7 @@ reserve (struct snapset *set, const char *name, struct reservation *reservation)
   }
   if (taken != 0) {
     report_error ("there is a snapshot %s already: number %u", name, taken);
-    errno = EEXIST;
+    errno = ENOTUNIQ; /* EEXIST would be of a file */
     return -1;
   }
   *reservation = (struct reservation){ .next = set->reserved,
@@ -507,18 +507,19 @@ release_unneeded (struct snapset *set)
   }
 }
 
-int
-snapset_delete (struct snapset *set, const char *who, bool force,
-                const void *creator, unsigned *number)
+/* Delete a snapshot, or NULL, which is what WHO means.  MUTATIONS is held.
+ * 0, or -1 with errno, reported.
+ */
+static int
+delete_snapshot (struct snapset *set, struct snapshot *snapshot,
+                 const char *who, bool force, const void *creator)
 {
-  struct snapshot *snapshot, *before = NULL;
+  struct snapshot *before = NULL;
   int r;
 
-  SCOPED_LOCK (&set->mutations);
   {
     /* Not to stop the writers for nothing. */
     SCOPED_LOCK (&set->lock);
-    snapshot = find (set, who);
     if (check_deletable (snapshot, who, force, creator) == -1)
       return -1;
   }
@@ -536,12 +537,63 @@ snapset_delete (struct snapset *set, const char *who, bool force,
   pthread_rwlock_unlock (&set->gate);
   if (r == -1)
     return -1;
-  *number = snapshot->number;
   if (before != NULL)
     snapshot_wake (before);
   release_unneeded (set);
   bell_ring (&set->bell);
   return 0;
+}
+
+/* MUTATIONS is held. */
+static struct snapshot *
+find_locked (struct snapset *set, const char *who)
+{
+  SCOPED_LOCK (&set->lock);
+  return find (set, who);
+}
+
+int
+snapset_delete (struct snapset *set, const char *who, bool force,
+                const void *creator, unsigned *number)
+{
+  SCOPED_LOCK (&set->mutations);
+  struct snapshot *snapshot = find_locked (set, who);
+  if (delete_snapshot (set, snapshot, who, force, creator) == -1)
+    return -1;
+  *number = snapshot->number;
+  return 0;
+}
+
+/* MUTATIONS is held. */
+static struct snapshot *
+find_created_by (struct snapset *set, const void *creator)
+{
+  SCOPED_LOCK (&set->lock);
+  struct snapshot *s = set->last;
+  while (s != NULL && s->creator != creator)
+    s = s->older;
+  return s;
+}
+
+void
+snapset_abandon (struct snapset *set, const void *creator)
+{
+  struct snapshot *snapshot;
+
+  SCOPED_LOCK (&set->mutations);
+  while ((snapshot = find_created_by (set, creator)) != NULL) {
+    report_error ("snapshot %u is deleted: whoever was creating it went away "
+                  "before it was done",
+                  snapshot->number);
+    delete_snapshot (set, snapshot, NULL, true, creator);
+  }
+}
+
+unsigned
+snapset_highest (struct snapset *set)
+{
+  SCOPED_LOCK (&set->lock);
+  return set->highest;
 }
 
 int

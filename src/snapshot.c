@@ -224,6 +224,31 @@ snapshot_uncount (struct snapshot *snapshot, uint64_t bytes)
   atomic_fetch_sub_explicit (&snapshot->copied, bytes, memory_order_relaxed);
 }
 
+uint64_t
+snapshot_set_free (struct snapshot *snapshot, uint64_t offset, uint64_t length)
+{
+  const uint64_t chunk_size = snapshot->options.chunk_size;
+  const uint64_t end = offset + length;
+  uint64_t chunk = (offset + chunk_size - 1) >> snapshot->chunk_shift;
+  /* The last chunk may be short. */
+  const uint64_t last = end == snapshot->size ? snapshot_chunks (snapshot)
+                                              : end >> snapshot->chunk_shift;
+  uint64_t taken = 0;
+
+  atomic_store (&snapshot->has_free, true);
+  while (chunk < last) {
+    uint64_t next = (chunk / BITMAP_GROUP + 1) * BITMAP_GROUP;
+    if (next > last)
+      next = last;
+    taken += transtbl_set_free (
+        &snapshot->table, &snapshot->hastrans, &snapshot->free,
+        chunk / BITMAP_GROUP,
+        bitmap_mask (chunk % BITMAP_GROUP, (unsigned)(next - chunk)));
+    chunk = next;
+  }
+  return taken;
+}
+
 void
 snapshot_submit (struct snapshot *snapshot, struct flush_job *jobs,
                  uint64_t count)
