@@ -275,7 +275,11 @@ snapset_status (struct snapset *set, struct snapshot *snapshot)
   SCOPED_LOCK (&set->lock);
   struct snapshot_status status
       = { .clients = snapshot->clients, .creating = snapshot->creator != NULL };
-  struct snapshot *s = snapshot_is_broken (snapshot) ? NULL : newer (snapshot);
+  /* The links of one that has left the chain are stale. */
+  struct snapshot *s
+      = snapshot_is_broken (snapshot) || snapshot_is_deleted (snapshot)
+            ? NULL
+            : newer (snapshot);
   while (s != NULL && !snapshot_is_broken (s))
     s = newer (s);
   if (s != NULL)

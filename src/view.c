@@ -41,21 +41,28 @@
  */
 #define EXTENTS_MAX 4096
 
-/* May SNAPSHOT be read, and are all layers on the way to PLACE whole?  0, or
- * -1 with errno (EIO), logged.  INSIDE: for the layers' own sake, deleted
- * or not.
+/* A deleted snapshot may have left the chain already, and its links be
+ * stale: this comes before they are followed, and inside the grace period.
+ * INSIDE: for the layers' own sake, deleted or not.
  */
 static int
-check_whole (struct snapshot *snapshot, struct place place, uint64_t offset,
-             bool inside)
+check_exists (const struct snapshot *snapshot, uint64_t offset, bool inside)
 {
-  if (!inside && snapshot_is_deleted (snapshot)) {
-    report_error ("snapshot %u: offset %" PRIu64
-                  " cannot be read: the snapshot was deleted",
-                  snapshot->number, offset);
-    errno = EIO;
-    return -1;
-  }
+  if (inside || !snapshot_is_deleted (snapshot))
+    return 0;
+  report_error ("snapshot %u: offset %" PRIu64
+                " cannot be read: the snapshot was deleted",
+                snapshot->number, offset);
+  errno = EIO;
+  return -1;
+}
+
+/* Are all layers on the way to PLACE whole?  0, or -1 with errno (EIO),
+ * logged.
+ */
+static int
+check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
+{
   for (struct snapshot *layer = snapshot; layer != NULL;
        layer = resolve_newer (layer)) {
     if (snapshot_is_broken (layer)) {
@@ -85,7 +92,8 @@ look_again (struct snapshot *snapshot, struct place place, uint64_t offset,
    */
   atomic_thread_fence (memory_order_seq_cst);
 
-  if (check_whole (snapshot, place, offset, inside) == -1)
+  if (check_exists (snapshot, offset, inside) == -1
+      || check_whole (snapshot, place, offset) == -1)
     return -1;
   if (place.layer == snapshot)
     return (int64_t)place.length;
@@ -201,9 +209,11 @@ read_inside (struct snapset *set, struct snapshot *snapshot, uint8_t *buf,
              uint64_t count, uint64_t offset, bool inside)
 {
   while (count > 0) {
+    if (check_exists (snapshot, offset, inside) == -1)
+      return -1;
     const struct place place = resolve_find (snapshot, offset, count);
     /* What is broken already has no space left to read from. */
-    if (check_whole (snapshot, place, offset, inside) == -1)
+    if (check_whole (snapshot, place, offset) == -1)
       return -1;
     const int r = read_place (set, snapshot, place, buf, offset);
     const int err = errno;
@@ -265,10 +275,12 @@ snapshot_extent (struct snapset *set, struct snapshot *snapshot, uint64_t count,
   int64_t good;
 
   do {
-    struct place place = resolve_find (snapshot, offset, count);
     int r = 0;
 
-    if (check_whole (snapshot, place, offset, false) == -1)
+    if (check_exists (snapshot, offset, false) == -1)
+      return -1;
+    struct place place = resolve_find (snapshot, offset, count);
+    if (check_whole (snapshot, place, offset) == -1)
       return -1;
     *length = place.length;
     if (place.free)
