@@ -17,23 +17,17 @@
  * FSSNAP_SEED=N repeats the choices of a run.
  */
 
-#include "server.h"
+#include "load.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <libnbd.h>
 
 #define CLIENTS 12
 #define SIZE ((16u << 20) + 12345) /* no multiple of anything */
@@ -45,15 +39,6 @@
 static uint8_t *initial; /* the image at start; the snapshot's model */
 static uint8_t *model;   /* the origin's; each byte under its range's hold */
 
-/* Ranges that clients hold. */
-static struct range {
-  uint64_t offset, length;
-} held[CLIENTS];
-static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t held_changed = PTHREAD_COND_INITIALIZER;
-
-static struct server server;
-static uint64_t seed;
 static unsigned operations;
 static _Atomic unsigned operations_begun;
 
@@ -63,102 +48,6 @@ static struct client {
   struct nbd_handle *origin, *snapshot;
   uint8_t *buf;
 } clients[CLIENTS];
-
-__attribute__ ((noreturn, format (printf, 1, 2))) static void
-fail (const char *format, ...)
-{
-  static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-  va_list args;
-  char command[160];
-
-  pthread_mutex_lock (&once); /* and never let go */
-  va_start (args, format);
-  vprintf (format, args);
-  va_end (args);
-  printf ("\nseed %" PRIu64 "; the server said:\n", seed);
-  fflush (stdout);
-  snprintf (command, sizeof command, "tail -20 %s", server.log);
-  (void)!system (command);
-  server_clean_up (&server);
-  _exit (1);
-}
-
-/* xorshift64*: fast, and the same everywhere. */
-static uint64_t
-random_next (uint64_t *state)
-{
-  *state ^= *state >> 12;
-  *state ^= *state << 25;
-  *state ^= *state >> 27;
-  return *state * UINT64_C (2685821657736338717);
-}
-
-static uint64_t
-random_below (uint64_t *state, uint64_t limit)
-{
-  return (random_next (state) >> 11) % limit;
-}
-
-static bool
-overlap (const struct range *a, const struct range *b)
-{
-  return a->length > 0 && b->length > 0 && a->offset < b->offset + b->length
-         && b->offset < a->offset + a->length;
-}
-
-/* Hold a range against all others.  One at a time, so nobody waits in a
- * circle.
- */
-static void
-hold (const struct client *client, uint64_t offset, uint64_t length)
-{
-  const struct range range = { offset, length };
-  bool free;
-
-  pthread_mutex_lock (&held_lock);
-  do {
-    free = true;
-    for (unsigned i = 0; i < CLIENTS && free; i++)
-      free = !overlap (&held[i], &range);
-    if (!free)
-      pthread_cond_wait (&held_changed, &held_lock);
-  } while (!free);
-  held[client->number] = range;
-  pthread_mutex_unlock (&held_lock);
-}
-
-static void
-let_go (const struct client *client)
-{
-  pthread_mutex_lock (&held_lock);
-  held[client->number].length = 0;
-  pthread_cond_broadcast (&held_changed);
-  pthread_mutex_unlock (&held_lock);
-}
-
-static void
-nbd_must (int r, const char *what, uint64_t offset, uint64_t length)
-{
-  if (r == -1)
-    fail ("%s of %" PRIu64 " bytes at %" PRIu64 ": %s", what, length, offset,
-          nbd_get_error ());
-}
-
-static void
-must_equal (const char *what, const uint8_t *is, const uint8_t *should,
-            uint64_t offset, uint64_t length)
-{
-  if (memcmp (is, should, length) == 0)
-    return;
-  uint64_t i = 0, wrong = 0;
-  while (is[i] == should[i])
-    i++;
-  for (uint64_t j = i; j < length; j++)
-    wrong += is[j] != should[j];
-  fail ("%s: read %" PRIu64 " bytes at %" PRIu64 ": %" PRIu64
-        " wrong from offset %" PRIu64 " on: %02x should be %02x",
-        what, length, offset, wrong, offset + i, is[i], should[i]);
-}
 
 /* Where and how much: small more often than large. */
 static void
@@ -193,10 +82,7 @@ write_origin (struct client *client, uint64_t offset, uint64_t length,
       = random_below (&client->random, 16) == 0 ? LIBNBD_CMD_FLAG_FUA : 0;
   uint64_t random = random_next (&client->random);
 
-  for (uint64_t i = 0; i < length; i += 8) {
-    const uint64_t word = random_next (&random);
-    memcpy (client->buf + i, &word, length - i < 8 ? length - i : 8);
-  }
+  random_bytes (&random, client->buf, length);
   nbd_must (nbd_pwrite (client->origin, client->buf, length, offset, flags),
             "write", offset, length);
   if (exact)
@@ -322,7 +208,7 @@ one_operation (struct client *client)
   if (exact && length > HELD - offset)
     length = HELD - offset;
   if (exact)
-    hold (client, offset, length);
+    hold (client->number, offset, length);
   if (choice < 70)
     write_origin (client, offset, length, exact);
   else if (choice < 78)
@@ -332,7 +218,7 @@ one_operation (struct client *client)
   else
     read_origin (client, offset, length, exact);
   if (exact)
-    let_go (client);
+    let_go (client->number);
 }
 
 /* All of the snapshot, while the others go on. */
@@ -342,17 +228,6 @@ compare_snapshot (struct client *client)
   for (uint64_t offset = 0; offset < SIZE; offset += PIECE)
     read_snapshot (client, offset,
                    SIZE - offset < PIECE ? SIZE - offset : PIECE);
-}
-
-static struct nbd_handle *
-connect_to (const char *export)
-{
-  struct nbd_handle *nbd = nbd_create ();
-
-  if (nbd == NULL || nbd_add_meta_context (nbd, "base:allocation") == -1
-      || nbd_connect_uri (nbd, server_uri (&server, export)) == -1)
-    fail ("connect: %s", nbd_get_error ());
-  return nbd;
 }
 
 static void *
@@ -367,35 +242,6 @@ run_client (void *arg)
     else
       one_operation (client);
   return NULL;
-}
-
-/* Data, zeros and holes of all lengths. */
-static void
-make_image (const char *path, uint64_t *random)
-{
-  const int fd = open (path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  uint64_t offset = 0;
-
-  if (fd == -1 || ftruncate (fd, SIZE) == -1)
-    fail ("%s: %s", path, strerror (errno));
-  memset (initial, 0, SIZE);
-  while (offset < SIZE) {
-    uint64_t length = 1 + random_below (random, 200 << 10);
-    const unsigned kind = (unsigned)random_below (random, 8);
-
-    if (length > SIZE - offset)
-      length = SIZE - offset;
-    if (kind > 1)
-      for (uint64_t i = 0; i < length; i++)
-        initial[offset + i] = (uint8_t)random_next (random);
-    if (kind > 0
-        && pwrite (fd, initial + offset, length, (off_t)offset)
-               != (ssize_t)length)
-      fail ("%s: %s", path, strerror (errno));
-    offset += length;
-  }
-  close (fd);
-  memcpy (model, initial, SIZE);
 }
 
 static void
@@ -417,7 +263,8 @@ one_round (uint64_t *random, char **extra)
   server_prepare (&server);
   snprintf (origin, sizeof origin, "origin=%s/disk.img", server.dir);
   snprintf (store, sizeof store, "backing-store=%s", server.dir);
-  make_image (origin + strlen ("origin="), random);
+  make_image (origin + strlen ("origin="), initial, SIZE, random);
+  memcpy (model, initial, SIZE);
   parameters[n++] = origin;
   parameters[n++] = store;
   while (*extra != NULL && n < 31)
@@ -442,11 +289,7 @@ one_round (uint64_t *random, char **extra)
     nbd_close (clients[i].origin);
     nbd_close (clients[i].snapshot);
   }
-  const int status = server_stop (&server);
-  if (!WIFEXITED (status) || WEXITSTATUS (status) != 0)
-    fail ("the server ended with wait status %#x", status);
-  if (server_logged (&server, "Sanitizer") > 0)
-    fail ("a sanitizer complained");
+  stop_server ();
   server_clean_up (&server);
 }
 
@@ -467,7 +310,6 @@ allocate (void)
 int
 main (int argc, char **argv)
 {
-  const char *given = getenv ("FSSNAP_SEED");
   const char *longer = getenv ("FSSNAP_LONG");
 
   if (argc < 3) {
@@ -478,14 +320,7 @@ main (int argc, char **argv)
   operations = (unsigned)atoi (argv[2]);
   if (longer != NULL)
     rounds *= 20;
-  if (given != NULL)
-    seed = strtoull (given, NULL, 10);
-  else if (getentropy (&seed, sizeof seed) == -1)
-    abort ();
-  uint64_t random = seed | 1;
-  printf ("seed %" PRIu64 ", %u rounds of %u operations by %u clients\n", seed,
-          rounds, operations, CLIENTS);
-  fflush (stdout);
+  uint64_t random = random_begin ();
   allocate ();
   for (unsigned round = 0; round < rounds; round++)
     one_round (&random, argv + 3);
