@@ -14,7 +14,7 @@ say () {
 
 mapfile -t sources < <(find . -name 'build*' -prune -o -name '*.[ch]' -print)
 mapfile -t shells < <(find . -name 'build*.sh' -print -o \
-  -name 'build*' -prune -o -name '*.sh' -print)
+  -name 'build*' -prune -o -name '*.sh' -print -o -name '*.bash' -print)
 
 # autoVariables: a writer that waits for memory is in the line by a link to
 # its own stack, which it leaves before it returns.  varFuncNullUB: NULL is a
@@ -32,7 +32,7 @@ cppcheck_all () {
 # know.  What is dropped here are colours, commands and counts.
 clang_tidy () {
   sh scripts/build-clang.sh >/dev/null || return
-  run-clang-tidy -quiet -p build-clang "$PWD/(src|nbdkit)[^/]*" 2>/dev/null |
+  run-clang-tidy -quiet -p build-clang "$PWD/(src|cli|nbdkit)[^/]*" 2>/dev/null |
     sed 's/\x1b\[[0-9;]*m//g; /^clang-tidy/d'
   return "${PIPESTATUS[0]}"
 }

@@ -8,9 +8,10 @@ packages_of () {
   case $1 in
     make) echo make ;;
     build) echo gcc libc6-dev meson ninja-build pkg-config perl nbdkit \
-      nbdkit-plugin-dev liburing-dev libnbd-dev libcmocka-dev libfuse3-dev ;;
+      nbdkit-plugin-dev liburing-dev libjansson-dev libnbd-dev libcmocka-dev \
+      libfuse3-dev ;;
     demo) echo bash libnbd-bin qemu-utils e2fsprogs python3 ;;
-    check) echo clang fio fuse3 mount util-linux ;;
+    check) echo bash-completion clang fio fuse3 mount util-linux ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck ;;
     *) echo "setup.sh: there is no group '$1'" >&2; exit 1 ;;
   esac

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* fssnap create */
+
+#include "client.h"
+#include "comma-list.h"
+#include "command.h"
+#include "output.h"
+#include "scoped.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OPTION_NAME = 'n' };
+
+/* What -o can set, and as what the server knows it.  bs and bf are from
+ * Solaris.
+ */
+static const struct {
+  const char *given, *key;
+} keys[] = {
+  { "backing-store", "backing-store" },
+  { "bs", "backing-store" },
+  { "bf", "backing-store" },
+  { "backfile-size", "backfile-size" },
+  { "chunksize", "chunksize" },
+  { "cow-timeout", "cow-timeout" },
+  { "durability", "durability" },
+  { "maxsize", "maxsize" },
+  { "on-error", "on-error" },
+};
+
+#define N_KEYS (sizeof keys / sizeof keys[0])
+
+static const char *
+find_key (const char *given)
+{
+  for (size_t i = 0; i < N_KEYS; i++)
+    if (strcmp (keys[i].given, given) == 0)
+      return keys[i].key;
+
+  SCOPED_FREE char *all = text ("%s", keys[0].given);
+  for (size_t i = 1; i < N_KEYS; i++) {
+    SCOPED_FREE char *before = all;
+    all = text ("%s, %s", before, keys[i].given);
+  }
+  usage_error (&command_create, "-o %s: there is no such option; there are: %s",
+               given, all);
+}
+
+/* The server's directory is not ours.  It need not exist, so it is not looked
+ * at.
+ */
+static char *
+absolute_path (const char *path)
+{
+  if (*path == '/')
+    return text ("%s", path);
+  SCOPED_FREE char *directory = getcwd (NULL, 0);
+  if (directory == NULL) {
+    complain ("backing-store=%s: cannot find the directory to which this is "
+              "relative: %s: give an absolute path",
+              path, strerror (errno));
+    exit (STATUS_FAILED);
+  }
+  return text ("%s/%s", directory, path);
+}
+
+/* A JSON string of an argument, WHAT. */
+static json_t *
+json_argument (const char *what, const char *argument)
+{
+  json_t *string = json_string (argument);
+
+  if (string == NULL)
+    usage_error (&command_create, "%s=%s: must be UTF-8", what, argument);
+  return string;
+}
+
+static void
+set (json_t *object, const char *key, json_t *value)
+{
+  if (json_object_set_new (object, key, value) == -1)
+    no_memory ();
+}
+
+/* KEY=VALUE */
+static void
+take_option (json_t *options, char *item)
+{
+  char *value = strchr (item, '=');
+
+  if (*item == '\0')
+    usage_error (&command_create, "-o: there is nothing before or after a "
+                                  "comma; two commas stand for one in a value");
+  if (value != NULL)
+    *value++ = '\0';
+  const char *key = find_key (item);
+  if (value == NULL || *value == '\0')
+    usage_error (&command_create, "-o %s: must be %s=VALUE", item, item);
+  if (json_object_get (options, key) != NULL)
+    usage_error (&command_create, "-o %s=%s: %s is given twice", item, value,
+                 key);
+
+  SCOPED_FREE char *sent = strcmp (key, "backing-store") == 0
+                               ? absolute_path (value)
+                               : text ("%s", value);
+  set (options, key, json_argument (key, sent));
+}
+
+static json_t *
+parse (struct invocation *invocation)
+{
+  SCOPED_COMMA_LIST list = {};
+  json_t *params = json_object ();
+  json_t *options = json_object ();
+  int option;
+
+  while ((option = command_option (invocation)) != -1) {
+    if (option == OPTION_NAME)
+      set (params, "name", json_argument ("--name", optarg));
+    else
+      comma_list_add (&list, optarg);
+  }
+  if (optind < invocation->argc)
+    usage_error (&command_create,
+                 "'%s': create takes options only; a name is given with "
+                 "--name",
+                 invocation->argv[optind]);
+  for (size_t i = 0; i < list.n; i++)
+    take_option (options, list.items[i]);
+  set (params, "options", options);
+  return params;
+}
+
+static int
+run (struct invocation *invocation)
+{
+  SCOPED_CLIENT client = CLIENT_INIT;
+  json_auto_t *params = parse (invocation);
+
+  if (client_open (&client, invocation->socket) == -1)
+    return STATUS_FAILED;
+  json_auto_t *result
+      = client_request (&client, "snapshot.create", json_incref (params));
+  if (result == NULL)
+    return STATUS_FAILED;
+  const char *export = json_string_value (json_object_get (result, "export"));
+  if (export == NULL) {
+    complain ("%s: a snapshot has been created, but the server did not say "
+              "which: 'fssnap list' does",
+              client.path);
+    return STATUS_FAILED;
+  }
+  print_line (export);
+  const int status = finish_output ();
+  if (status != STATUS_DONE)
+    complain ("%s has been created nevertheless", export);
+  return status;
+}
+
+static const struct option options[] = {
+  COMMON_LONG,
+  { "name", required_argument, NULL, OPTION_NAME },
+  {},
+};
+
+const struct command command_create = {
+  .name = "create",
+  .arguments = "[--name NAME] [-o KEY=VALUE,...]",
+  .summary = "Take a snapshot and print the name of its export",
+  .help = "      --name=NAME     a name for it, beside its number\n"
+          "  -o KEY=VALUE,...    what is to differ from the server's own "
+          "parameters:\n"
+          "      backing-store=PATH (bs, bf)  directory or new file for what "
+          "is copied\n"
+          "      backfile-size=SIZE           split it into files of at most "
+          "this\n"
+          "      chunksize=SIZE               unit of copying\n"
+          "      cow-timeout=SECONDS          longest wait for the backing "
+          "store\n"
+          "      durability=async|written     where a copy must be before a "
+          "write\n"
+          "      maxsize=SIZE                 limit on the bytes copied\n"
+          "      on-error=break-snapshot|break-write  what gives way\n",
+  .short_options = COMMON_SHORT "o:",
+  .long_options = options,
+  .run = run,
+};
