@@ -105,6 +105,7 @@ struct old_content {
   uint64_t zero; /* chunks of the run that need no data, a bit each: all
                     zeros, or wanted by nobody */
   uint64_t lost; /* that could not be read */
+  uint64_t kept; /* that are another layer's meanwhile: no copies */
 };
 
 static bool
@@ -173,9 +174,21 @@ read_old (const struct copy *copy, struct old_content *old)
       return 0;
     if (origin_read_quiet (copy->set->origin, data, bytes, offset) == -1)
       old->lost = read_one_by_one (copy) & ~old->zero;
+    /* A deleted layer may have got chunks of the claim since that was made:
+     * one was merged into it, or has stored what it had begun.  Other writes
+     * need no copy of ours then and may have overwritten what we read.  The
+     * read before, the look after: pairs with the order of the bit and the
+     * overwrite.
+     */
+    atomic_thread_fence (memory_order_seq_cst);
+    old->kept
+        = resolve_kept (copy->set, claim->first / BITMAP_GROUP, all << shift)
+          >> shift;
+    old->zero &= ~old->kept;
+    old->lost &= ~old->kept;
   }
   for (unsigned i = 0; i < claim->count; i++)
-    if (!((old->lost | old->zero) >> i & 1)
+    if (!((old->lost | old->zero | old->kept) >> i & 1)
         && is_zero (data + ((uint64_t)i << snapshot->chunk_shift),
                     snapshot_bytes (snapshot, claim->first + i, 1)))
       old->zero |= UINT64_C (1) << i;
@@ -251,14 +264,15 @@ make_pieces (const struct copy *copy, const struct old_content *old,
              struct pieces *pieces)
 {
   const unsigned count = copy->claim->count;
+  const uint64_t without = old->zero | old->kept;
 
   for (unsigned i = 0, end; i < count; i = end) {
     const bool lost = old->lost >> i & 1;
 
     end = i + 1;
-    if (old->zero >> i & 1)
+    if (without >> i & 1)
       continue;
-    while (end < count && !(old->zero >> end & 1)
+    while (end < count && !(without >> end & 1)
            && (old->lost >> end & 1) == lost)
       end++;
     if (!add_piece (copy, i, end, lost, pieces))
@@ -325,7 +339,7 @@ copy_claim (struct copy *copy)
   }
   const uint64_t kept
       = snapshot->options.durability == DURABILITY_ASYNC && !copy->merge
-            ? bitmap_mask (shift, claim->count)
+            ? bitmap_mask (shift, claim->count) & ~(old.kept << shift)
             : (old.zero | old.lost) << shift;
   atomic_fetch_add (&snapshot->in_memory, pieces.bytes);
   transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,

@@ -103,14 +103,16 @@ needed_chunks (struct snapshot *layer, uint64_t group, uint64_t bits)
   return needed;
 }
 
+/* Or the thread is to end. */
 static bool
 is_needed (struct reclaim *reclaim, struct snapshot *layer)
 {
   for (uint64_t group = bitmap_next_group (&layer->hastrans, 0);
-       group != UINT64_MAX && !atomic_load (&reclaim->stop);
+       group != UINT64_MAX;
        group = bitmap_next_group (&layer->hastrans, group + 1))
-    if (needed_chunks (layer, group, bitmap_group (&layer->hastrans, group))
-        != 0)
+    if (atomic_load (&reclaim->stop)
+        || needed_chunks (layer, group, bitmap_group (&layer->hastrans, group))
+               != 0)
       return true;
   return false;
 }
