@@ -4,83 +4,40 @@
 
     bench.py peers     the ratios that must hold
     bench.py chunks    the table in docs/chunk-size.md
+    bench.py creates   how long writes stall while a snapshot is created, on
+                       an origin of 1 GiB and one of 64 TiB
+    bench.py depths    first-touch writes, what they copy and what memory
+                       the server takes with 1, 8 and 64 snapshots
 
-Every row's candidates run in turn, ROUNDS times over (BENCH_ROUNDS, 5), on
-the same origin of BENCH_SIZE MiB (1024) in BENCH_DIR (/dev/shm); figures are
-medians.  FSSNAP_PLUGIN names the plugin (build/nbdkit-fssnap-plugin.so).
+Every row's candidates run in turn, ROUNDS times over (BENCH_ROUNDS, 5) after
+once to warm up, on the same origin of BENCH_SIZE MiB (1024) in BENCH_DIR
+(/dev/shm); figures are medians.  FSSNAP_PLUGIN names the plugin
+(build/nbdkit-fssnap-plugin.so).
+
+BENCH_DIR needs room for three times BENCH_SIZE; for creates four times, and
+sparse files of 64 TiB, which tmpfs and XFS have.  creates takes BENCH_CREATES
+(100) snapshots in each run.  creates and depths need cc and libnbd-dev.
+
+To see that all of it runs, in about a minute:
+
+    for what in peers chunks creates depths; do
+      BENCH_ROUNDS=1 BENCH_SIZE=64 BENCH_CREATES=5 bench/bench.py $what
+    done
 """
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
-SIZE = int(os.environ.get("BENCH_SIZE", "1024"))
-BASE = os.environ.get("BENCH_DIR", "/dev/shm")
-PLUGIN = os.path.abspath(
-    os.environ.get("FSSNAP_PLUGIN", "build/nbdkit-fssnap-plugin.so"))
+sys.dont_write_bytecode = True  # next to the sources
 
-LOADS = {
-    "scattered 4 KiB writes, 3% of the device":
-        ["--rw=randwrite", "--bs=4k", f"--io_size={SIZE * 3 // 100}m"],
-    "4 KiB random writes, all of it": ["--rw=randwrite", "--bs=4k"],
-    "4 KiB random reads": ["--rw=randread", "--bs=4k"],
-    "1 MiB sequential writes": ["--rw=write", "--bs=1m"],
-    "1 MiB sequential reads": ["--rw=read", "--bs=1m"],
-}
-SCATTERED, RANDOM_WRITE, RANDOM_READ, WRITE, READ = LOADS
-
-
-def fio(socket, export, load):
-    """Run one load at depth 32; MiB/s."""
-    out = subprocess.run(
-        ["fio", "--name=bench", "--ioengine=nbd", "--iodepth=32",
-         f"--size={SIZE}m", "--output-format=json",
-         f"--uri=nbd+unix:///{export}?socket={socket}", *LOADS[load]],
-        check=True, capture_output=True, text=True).stdout
-    job = json.loads(out[out.index("{"):])["jobs"][0]
-    return (job["read"]["bw"] + job["write"]["bw"]) / 1024
-
-
-class Server:
-    """nbdkit on a socket in DIRECTORY, up once the socket is there."""
-
-    def __init__(self, directory, *arguments):
-        self.socket = os.path.join(directory, "socket")
-        read, write = os.pipe()
-        # The command runs when nbdkit serves, and for as long as it should.
-        self.process = subprocess.Popen(
-            ["nbdkit", "-U", self.socket, *arguments,
-             "--run", f"echo up >&{write}; exec {write}>&-; read _"],
-            stdin=subprocess.PIPE, pass_fds=[write],
-            stdout=subprocess.DEVNULL)
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            if pipe.readline() != "up\n":
-                sys.exit("nbdkit did not start")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait()
-        if os.path.exists(self.socket):
-            os.unlink(self.socket)
-
-
-def make_origin(directory):
-    """Data that is not zeros, so that every chunk must be stored."""
-    path = os.path.join(directory, "origin.img")
-    block = os.urandom(1 << 20)
-    with open(path, "wb") as f:
-        for i in range(SIZE):
-            f.write(i.to_bytes(8, "little") + block[8:])
-    return path
+# pylint: disable=wrong-import-position
+from common import (BASE, PLUGIN, RANDOM_READ, RANDOM_WRITE, READ, SCATTERED,
+                    WRITE, Server, fio, in_turn, make_origin, ratios)
+from creates import creates
+from depths import depths
 
 
 def copied_aside(store):
@@ -111,29 +68,27 @@ def once(directory, origin, arguments, export, load, copied_first):
 def measure(directory, origin, candidates):
     """CANDIDATES: name -> arguments of once.  Medians, and the ratios of
     each to the first, pair by pair."""
-    runs = {name: [] for name in candidates}
-    for round_ in range(-1, ROUNDS):
-        for name, arguments in candidates.items():
-            run = once(directory, origin, *arguments)
-            if round_ >= 0:  # the one before warms up
-                runs[name].append(run)
+    runs = in_turn({
+        name: lambda arguments=arguments: once(directory, origin, *arguments)
+        for name, arguments in candidates.items()})
     first = [rate for rate, _ in next(iter(runs.values()))]
     result = {}
     for name, values in runs.items():
         rates = [rate for rate, _ in values]
-        ratios = [rate / base for rate, base in zip(rates, first)]
+        ratio, least, most = ratios(rates, first)
         result[name] = {
             "rate": statistics.median(rates),
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
+            "ratio": ratio,
+            "least": least,
+            "most": most,
             "copied": statistics.median(copied for _, copied in values),
         }
     return result
 
 
-def peers(directory, origin):
+def peers(directory):
     """The ratios that must hold."""
+    origin = make_origin(directory)
     none = ["fssnap", "snapshot=no"]
     rows = []
     for load in (RANDOM_WRITE, RANDOM_READ, WRITE, READ):
@@ -164,8 +119,9 @@ def peers(directory, origin):
                   flush=True)
 
 
-def chunks(directory, origin):
+def chunks(directory):
     """What the chunk size does to first-touch writes."""
+    origin = make_origin(directory)
     sizes = ["4k", "8k", "16k", "64k", "256k", "1M"]
     print("| load | chunk | MiB/s | of 4k | copied, MiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
@@ -179,12 +135,13 @@ def chunks(directory, origin):
 
 def main():
     """Run what the command line names."""
-    what = {"peers": peers, "chunks": chunks}
+    what = {"peers": peers, "chunks": chunks, "creates": creates,
+            "depths": depths}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
     directory = tempfile.mkdtemp(prefix="fssnap-bench-", dir=BASE)
     try:
-        what[sys.argv[1]](directory, make_origin(directory))
+        what[sys.argv[1]](directory)
     finally:
         shutil.rmtree(directory)
 

@@ -12,11 +12,18 @@
 #include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define ARGUMENTS_MAX 32
+
+/* What goes with a test. */
+struct kept {
+  void *what;
+  void (*release) (void *what);
+};
 
 /* What a signal that ends the program has to clean up. */
 static struct fixture *current;
@@ -110,6 +117,15 @@ fixture_set_up (void **state)
   return 0;
 }
 
+void
+forget (struct fixture *f, size_t count)
+{
+  while (f->kept_count > count) {
+    const struct kept *last = &f->kept[--f->kept_count];
+    last->release (last->what);
+  }
+}
+
 int
 fixture_tear_down (void **state)
 {
@@ -117,8 +133,8 @@ fixture_tear_down (void **state)
 
   let_go (f);
   current = NULL;
-  for (unsigned i = 0; i < f->scratch_count; i++)
-    free (f->scratch[i]);
+  forget (f, 0);
+  free (f->kept);
   free (f);
   return 0;
 }
@@ -157,14 +173,24 @@ private_mounts (void)
          && mount (NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
 }
 
+void
+keep (struct fixture *f, void *what, void (*release) (void *what))
+{
+  struct kept *kept
+      = reallocarray (f->kept, f->kept_count + 1, sizeof *f->kept);
+
+  assert_non_null (kept);
+  f->kept = kept;
+  f->kept[f->kept_count++] = (struct kept){ what, release };
+}
+
 void *
 scratch (struct fixture *f, size_t bytes)
 {
   void *p = calloc (1, bytes > 0 ? bytes : 1);
 
   assert_non_null (p);
-  assert_true (f->scratch_count < sizeof f->scratch / sizeof *f->scratch);
-  f->scratch[f->scratch_count++] = p;
+  keep (f, p, free);
   return p;
 }
 
@@ -362,6 +388,18 @@ await_log (const struct server *server, const char *words, unsigned seconds)
   close (fd);
   if (server_logged (server, words) == 0)
     fail_msg ("not in the log after %u s: %s", seconds, words);
+}
+
+bool
+ends (pid_t pid, unsigned seconds)
+{
+  const int fd = (int)syscall (SYS_pidfd_open, pid, 0);
+  struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+
+  assert_int_not_equal (fd, -1);
+  const int r = poll (&pollfd, 1, (int)seconds * 1000);
+  close (fd);
+  return r == 1;
 }
 
 struct wanted {

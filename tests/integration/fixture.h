@@ -41,8 +41,8 @@ struct fixture {
   struct faultfs *faults; /* mounted there, or NULL */
   struct nbd_handle *handles[32];
   unsigned handle_count;
-  void *scratch[256];
-  unsigned scratch_count;
+  struct kept *kept;
+  size_t kept_count;
 };
 
 /* For cmocka: *STATE is a variant or NULL before, a fixture after. */
@@ -65,6 +65,12 @@ int run_variants (const char *group, const struct CMUnitTest *tests,
  * the first thread; false if this cannot be had here.
  */
 bool private_mounts (void);
+
+/* WHAT goes with the test, by RELEASE. */
+void keep (struct fixture *f, void *what, void (*release) (void *what));
+
+/* Release now what was kept since there were COUNT. */
+void forget (struct fixture *f, size_t count);
 
 /* Memory that goes with the test. */
 void *scratch (struct fixture *f, size_t bytes);
@@ -116,6 +122,9 @@ void assert_file (const char *path, uint64_t offset, const uint8_t *expected,
 /* Wait until TEXT is in the server's log; SECONDS at most. */
 void await_log (const struct server *server, const char *words,
                 unsigned seconds);
+
+/* Whether PID ends within SECONDS. */
+bool ends (pid_t pid, unsigned seconds);
 
 /* The description of an export as NBD_OPT_LIST has it, "" if there is no
  * such export.

@@ -7,10 +7,8 @@
 #include "fixture.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -253,19 +251,6 @@ hanging_read_does_not_hold_up_the_origin (void **state)
 }
 
 /* How the server ends. */
-
-/* Whether PID ends within SECONDS. */
-static bool
-ends (pid_t pid, unsigned seconds)
-{
-  const int fd = (int)syscall (SYS_pidfd_open, pid, 0);
-  struct pollfd pollfd = { .fd = fd, .events = POLLIN };
-
-  assert_int_not_equal (fd, -1);
-  const int r = poll (&pollfd, 1, (int)seconds * 1000);
-  close (fd);
-  return r == 1;
-}
 
 static void
 disconnect (struct fixture *f)

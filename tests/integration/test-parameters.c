@@ -98,15 +98,14 @@ bad_values_are_refused (void **state)
 
   make_image (f, SIZE);
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    const unsigned before = f->scratch_count;
+    const size_t before = f->kept_count;
     const char *given = text (f, "%s=%s", cases[i].name, cases[i].value);
     const struct outcome *o = try_parameter (f, given);
     if (strstr (o->err, cases[i].allowed) == NULL || o->status == 0)
       print_error ("with %s:\n", given);
     refused (o, given, cases[i].allowed);
     /* there are many */
-    while (f->scratch_count > before)
-      free (f->scratch[--f->scratch_count]);
+    forget (f, before);
   }
 }
 
