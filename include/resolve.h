@@ -3,6 +3,12 @@
  *
  * The layers that a caller walks must not be freed meanwhile: it is inside
  * the gate, or inside a grace period, or keeps the chain from changing.
+ *
+ * Chunks move from newer layers to older ones, when deleted layers are
+ * merged: first the older one has them too, then the newer one has not.
+ * Who walks from old to new could pass the older one too early and come to
+ * the newer one too late.  So between the two a move is announced, and a
+ * walk during which one was is made again.
  */
 
 #ifndef FSSNAP_RESOLVE_H
@@ -25,6 +31,13 @@ static inline struct snapshot *
 resolve_newer (struct snapshot *layer)
 {
   return atomic_load_explicit (&layer->newer, memory_order_seq_cst);
+}
+
+/* What older layers have is about to be taken from a newer one. */
+static inline void
+resolve_announce_move (const struct snapshot_shared *shared)
+{
+  atomic_fetch_add (shared->moves, 1);
 }
 
 /* Where the first COUNT bytes (1 or more) at OFFSET of SNAPSHOT are, or as

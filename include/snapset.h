@@ -51,6 +51,7 @@ struct snapset {
   _Atomic (struct snapshot *) newest; /* the last layer not deleted, or NULL */
   struct snapshot *target;            /* the layer that writes copy into, or
                                          NULL: they copy nothing */
+  _Atomic uint64_t moves;             /* see resolve.h */
   _Atomic uint64_t deletions;         /* how many there were */
 
   /* Under LOCK. */

@@ -48,7 +48,8 @@ struct snapshot_shared {
   const struct engine_type *engine;
   const struct engine_type *fallback; /* or NULL; as for flusher_create */
   struct throttle *throttle;
-  struct bell *bell; /* rung when there may be something to clear away */
+  struct bell *bell;       /* rung when there may be something to clear away */
+  _Atomic uint64_t *moves; /* see resolve.h */
 };
 
 /* Bytes read of a snapshot, by where they were; a stripe of the counters. */

@@ -17,8 +17,8 @@ struct nbdkit_extents;
 int view_read (struct snapset *set, struct snapshot *snapshot, void *buf,
                uint64_t count, uint64_t offset);
 
-/* The same for any layer, deleted or not, for who keeps it from leaving the
- * chain: what the older ones would read at this place.
+/* The same, not logged, for any layer, deleted or not, for who keeps it from
+ * leaving the chain: what the older ones would read at this place.
  */
 int view_read_layer (struct snapset *set, struct snapshot *layer, void *buf,
                      uint64_t count, uint64_t offset);

@@ -16,9 +16,8 @@
  * Why a reader of an older snapshot never gets a hole that was punched: a
  * chunk is punched only if a layer between the nearest snapshot that could
  * want it and this one has it, so whoever looks for it afresh finds it
- * there; and he looks again after he has read (view.c).  That the newer
- * layers' copies are dropped after the older one's bits are set is what
- * makes merging right in the same way.
+ * there; and he looks again after he has read (view.c), past no move that
+ * was announced meanwhile (resolve.h).
  *
  * Only this thread takes layers out of the chain.  So the pointers to older
  * layers that it follows stay good without a lock, and it holds none over
@@ -41,6 +40,11 @@
  * max-memory, which the writers want.
  */
 #define MERGE_STEP ((size_t)256 << 10)
+
+/* Groups given back at a time: readers who are looking for something then
+ * look again.
+ */
+#define GIVE_BACK_GROUPS 256
 
 /* Seconds to wait for memory before the merge is left for another time. */
 #define MERGE_PATIENCE 60
@@ -117,6 +121,11 @@ is_needed (struct reclaim *reclaim, struct snapshot *layer)
   return false;
 }
 
+/* Chunks of a group that nobody needs. */
+struct unneeded {
+  uint64_t group, mask;
+};
+
 /* Punch a run of chunks, if it is one, out of a layer's backing file. */
 static void
 punch_run (struct snapshot *layer, uint64_t first, uint64_t count)
@@ -130,34 +139,55 @@ punch_run (struct snapshot *layer, uint64_t first, uint64_t count)
                   layer->number, backfile_name (layer->backfile));
 }
 
+/* Give the chunks of COUNT groups, in their order, back. */
+static void
+give_back (struct snapshot *layer, const struct unneeded *groups,
+           unsigned count)
+{
+  uint64_t first = 0, length = 0; /* a run of chunks to be punched */
+
+  resolve_announce_move (layer->shared);
+  for (unsigned i = 0; i < count; i++)
+    bitmap_clear_group (&layer->hastrans, groups[i].group, groups[i].mask);
+  for (unsigned i = 0; i < count; i++)
+    for (uint64_t left = groups[i].mask; left != 0;) {
+      const unsigned bit = (unsigned)__builtin_ctzll (left);
+      const unsigned run = bitmap_first_run (left);
+      const uint64_t chunk = groups[i].group * BITMAP_GROUP + bit;
+
+      if (chunk != first + length) {
+        punch_run (layer, first, length);
+        first = chunk;
+        length = 0;
+      }
+      length += run;
+      left &= ~bitmap_mask (bit, run);
+    }
+  punch_run (layer, first, length);
+}
+
 /* Give back what of a layer nobody needs, while something is needed. */
 static void
 punch_unneeded (struct reclaim *reclaim, struct snapshot *layer)
 {
-  uint64_t first = 0, count = 0; /* a run of chunks to be punched */
+  struct unneeded groups[GIVE_BACK_GROUPS];
+  unsigned count = 0;
 
   for (uint64_t group = bitmap_next_group (&layer->hastrans, 0);
        group != UINT64_MAX && !atomic_load (&reclaim->stop);
        group = bitmap_next_group (&layer->hastrans, group + 1)) {
     const uint64_t bits = bitmap_group (&layer->hastrans, group);
-    uint64_t unneeded = bits & ~needed_chunks (layer, group, bits);
+    const uint64_t unneeded = bits & ~needed_chunks (layer, group, bits);
 
-    bitmap_clear_group (&layer->hastrans, group, unneeded);
-    while (unneeded != 0) {
-      const unsigned bit = (unsigned)__builtin_ctzll (unneeded);
-      const unsigned run = bitmap_first_run (unneeded);
-      const uint64_t chunk = group * BITMAP_GROUP + bit;
-
-      if (chunk != first + count) {
-        punch_run (layer, first, count);
-        first = chunk;
-        count = 0;
-      }
-      count += run;
-      unneeded &= ~bitmap_mask (bit, run);
+    if (unneeded != 0)
+      groups[count++] = (struct unneeded){ group, unneeded };
+    if (count == GIVE_BACK_GROUPS) {
+      give_back (layer, groups, count);
+      count = 0;
     }
   }
-  punch_run (layer, first, count);
+  if (count > 0)
+    give_back (layer, groups, count);
 }
 
 /* Copy COUNT chunks of a group of INTO, from FIRST on, those that it does
@@ -268,6 +298,7 @@ drop (struct snapset *set, struct snapshot *layer, uint64_t deletions)
     /* Else it may have been the target meanwhile, and hold something. */
     if (atomic_load (&set->deletions) != deletions || set->target == layer)
       return;
+    resolve_announce_move (&set->shared);
     snapset_drop (set, layer);
   }
   snapshot_release (layer);
@@ -281,7 +312,10 @@ tidy (struct reclaim *reclaim, struct snapshot *layer)
   const uint64_t deletions = atomic_load (&set->deletions);
   struct snapshot *older = layer->older;
 
-  if (!is_at_rest (set, layer))
+  /* What is on its way into the older one counts when it is there. */
+  if (!is_at_rest (set, layer)
+      || (older != NULL && snapshot_is_deleted (older)
+          && !snapshot_is_drained (older)))
     return;
   if (layer->tidied != deletions) {
     if (!is_needed (reclaim, layer)) {

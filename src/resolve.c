@@ -18,22 +18,13 @@ run_of_bytes (const struct snapshot *layer, const struct bitmap *bitmap,
   return length < count ? length : count;
 }
 
-struct place
-resolve_find (struct snapshot *snapshot, uint64_t offset, uint64_t count)
+/* Once, from old to new. */
+static struct place
+walk (struct snapshot *snapshot, uint64_t offset, uint64_t count)
 {
   struct place place = { .length = count };
   bool set;
 
-  /* A deleted one is read for older ones, whose space need not be free. */
-  if (atomic_load (&snapshot->has_free) && !snapshot_is_deleted (snapshot)) {
-    place.length
-        = run_of_bytes (snapshot, &snapshot->free, offset, count, &set);
-    if (set) {
-      place.layer = snapshot;
-      place.free = true;
-      return place;
-    }
-  }
   for (struct snapshot *layer = snapshot; layer != NULL;
        layer = resolve_newer (layer)) {
     if (offset >= layer->size)
@@ -47,6 +38,28 @@ resolve_find (struct snapshot *snapshot, uint64_t offset, uint64_t count)
       break;
     }
   }
+  return place;
+}
+
+struct place
+resolve_find (struct snapshot *snapshot, uint64_t offset, uint64_t count)
+{
+  const _Atomic uint64_t *moves = snapshot->shared->moves;
+  struct place place;
+  uint64_t before;
+  bool set;
+
+  /* A deleted one is read for older ones, whose space need not be free. */
+  if (atomic_load (&snapshot->has_free) && !snapshot_is_deleted (snapshot)) {
+    count = run_of_bytes (snapshot, &snapshot->free, offset, count, &set);
+    if (set)
+      return (struct place){ .layer = snapshot, .free = true, .length = count };
+  }
+  do {
+    before = atomic_load (moves);
+    place = walk (snapshot, offset, count);
+    /* What the snapshot itself has does not move. */
+  } while (place.layer != snapshot && atomic_load (moves) != before);
   return place;
 }
 
@@ -80,16 +93,15 @@ resolve_is_wanted (struct snapshot *from, uint64_t offset, uint64_t length)
   return false;
 }
 
-uint64_t
-resolve_kept (struct snapset *set, uint64_t group, uint64_t mask)
+/* Once, from old to new. */
+static uint64_t
+kept_elsewhere (struct snapset *set, uint64_t group, uint64_t mask)
 {
   const struct snapshot *target = set->target;
-  struct snapshot *layer = snapset_newest (set);
   uint64_t kept = 0;
 
-  if (layer == target && resolve_newer (layer) == NULL)
-    return 0; /* as it mostly is */
-  for (; layer != NULL; layer = resolve_newer (layer)) {
+  for (struct snapshot *layer = snapset_newest (set); layer != NULL;
+       layer = resolve_newer (layer)) {
     if (snapshot_is_broken (layer))
       return mask;
     if (layer == target)
@@ -104,6 +116,22 @@ resolve_kept (struct snapset *set, uint64_t group, uint64_t mask)
         kept |= UINT64_C (1) << bit;
     }
   }
+  return kept;
+}
+
+uint64_t
+resolve_kept (struct snapset *set, uint64_t group, uint64_t mask)
+{
+  const struct snapshot *target = set->target;
+  uint64_t before, kept;
+
+  if (snapset_newest (set) == target
+      && atomic_load_explicit (&target->newer, memory_order_acquire) == NULL)
+    return 0; /* as it mostly is */
+  do {
+    before = atomic_load (&set->moves);
+    kept = kept_elsewhere (set, group, mask);
+  } while (atomic_load (&set->moves) != before);
   return kept;
 }
 

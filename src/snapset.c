@@ -50,7 +50,8 @@ snapset_create (struct origin *origin, const struct engine_type *engine,
   set->shared = (struct snapshot_shared){ .engine = engine,
                                           .fallback = fallback,
                                           .throttle = throttle,
-                                          .bell = &set->bell };
+                                          .bell = &set->bell,
+                                          .moves = &set->moves };
   bell_init (&set->bell);
   grace_init (&set->grace, &set->bell);
   /* The default kind prefers readers: with requests always in flight a

@@ -224,7 +224,7 @@ read_inside (struct snapset *set, struct snapshot *snapshot, uint8_t *buf,
       continue;
     if (r == -1) {
       errno = err;
-      return failed (set, snapshot, place, offset, "read");
+      return inside ? -1 : failed (set, snapshot, place, offset, "read");
     }
     buf += good;
     offset += (uint64_t)good;
