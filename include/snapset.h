@@ -85,9 +85,9 @@ void snapset_free (struct snapset *set);
 
 /* Freeze the origin as it is once all writes before are through and none
  * after has begun.  The new snapshot has the lowest free number; it is
- * pinned for the caller (snapset_unpin).  NULL with errno after logging: EEXIST
- * if there is one of its name, EINVAL if the name is none, or what making its
- * files failed with.
+ * pinned for the caller (snapset_unpin).  NULL with errno after logging:
+ * ENOTUNIQ if there is one of its name, EINVAL if the name is none, or what
+ * making its files failed with.
  */
 struct snapshot *snapset_freeze (struct snapset *set,
                                  const struct snapshot_options *options);

@@ -81,7 +81,8 @@ struct snapshot {
 
   /* Of reclaim.c, its thread's alone. */
   uint64_t tidied; /* the set's deletions when it last was */
-  uint64_t merged;
+  uint64_t merged; /* the same, when it last was merged into the older one */
+  bool merging;    /* and that is not all stored yet */
   enum { GRACE_NONE, GRACE_AWAITED, GRACE_PASSED } grace;
 
   struct bitmap hastrans; /* atomic; set only as transtbl.h says */

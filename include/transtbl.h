@@ -100,6 +100,9 @@ unsigned transtbl_set_free (struct transtbl *table,
                             const struct bitmap *hastrans, struct bitmap *free,
                             uint64_t group, uint64_t wanted);
 
+/* The chunks of bitmap group GROUP that have translations. */
+uint64_t transtbl_held (struct transtbl *table, uint64_t group);
+
 /* Put PIECES (linked by NEXT; storing or lost, within the claim, each with
  * one user that becomes the table's) in the place of a CLAIM, and set the
  * bits of MASK in its group.  The claim settles and leaves the table.

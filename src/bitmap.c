@@ -17,17 +17,19 @@ bitmap_init (struct bitmap *bitmap, uint64_t bits)
     return -1;
   }
   const size_t bytes = words * sizeof (uint64_t);
-  _Atomic uint64_t *used
-      = calloc (words / BITMAP_PAGE_WORDS / 64 + 1, sizeof *used);
-  if (used == NULL)
-    return -1;
   /* NORESERVE: only the pages that are written count, and strict
    * accounting would refuse the bitmap of a large origin out of hand.
    */
   void *map = mmap (NULL, bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) {
-    free ((void *)(uintptr_t)used);
+    errno = ENOMEM;
+    return -1;
+  }
+  _Atomic uint64_t *used
+      = calloc (words / BITMAP_PAGE_WORDS / 64 + 1, sizeof *used);
+  if (used == NULL) {
+    munmap (map, bytes);
     errno = ENOMEM;
     return -1;
   }

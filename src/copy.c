@@ -311,7 +311,7 @@ prepare (const struct copy *copy, struct old_content *old,
                     LOST_MAX);
     return ECANCELED;
   }
-  if (copy->merge)
+  if (copy->merge || snapshot_is_deleted (snapshot))
     snapshot_count_anyway (snapshot, pieces->bytes);
   else if (!snapshot_count (snapshot, pieces->bytes))
     return copy_failed (snapshot, copy->offset, ENOSPC, "maxsize is reached")

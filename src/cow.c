@@ -268,8 +268,10 @@ wait_outside (struct snapshot *snapshot, struct cow_write *write)
       err = errno;
     atomic_fetch_sub_explicit (&snapshot->throttled, 1, memory_order_relaxed);
   }
-  if (atomic_load (&snapshot->retired))
+  if (atomic_load (&snapshot->retired)) {
+    write->snapshot = NULL; /* it may be gone, and another in its place */
     return 0;
+  }
   if (err == ENOMEM && write->buffer == NULL && write->want > 0)
     return copy_failed (snapshot, write->offset, ENOMEM,
                         "no memory for the copy");

@@ -46,6 +46,11 @@
  */
 #define GIVE_BACK_GROUPS 256
 
+/* A layer is not merged into one whose chunks are more than 16 times as
+ * large: each of its chunks would take that much space there.
+ */
+#define MERGE_GROWTH_SHIFT 4
+
 /* Seconds to wait for memory before the merge is left for another time. */
 #define MERGE_PATIENCE 60
 
@@ -177,7 +182,11 @@ punch_unneeded (struct reclaim *reclaim, struct snapshot *layer)
        group != UINT64_MAX && !atomic_load (&reclaim->stop);
        group = bitmap_next_group (&layer->hastrans, group + 1)) {
     const uint64_t bits = bitmap_group (&layer->hastrans, group);
-    const uint64_t unneeded = bits & ~needed_chunks (layer, group, bits);
+    /* What is lost stays in the table, so its bits stay too: a translation
+     * without a bit is one that is about to be stored.
+     */
+    const uint64_t unneeded = bits & ~needed_chunks (layer, group, bits)
+                              & ~transtbl_held (&layer->table, group);
 
     if (unneeded != 0)
       groups[count++] = (struct unneeded){ group, unneeded };
@@ -204,6 +213,8 @@ merge_group (struct reclaim *reclaim, struct snapshot *into, uint64_t first,
 
   if (bytes > MERGE_STEP)
     bytes = MERGE_STEP;
+  if (bytes > into->run_limit)
+    bytes = into->run_limit;
   if (bytes < into->options.chunk_size)
     bytes = into->options.chunk_size;
   clock_gettime (CLOCK_MONOTONIC, &deadline);
@@ -312,11 +323,12 @@ tidy (struct reclaim *reclaim, struct snapshot *layer)
   const uint64_t deletions = atomic_load (&set->deletions);
   struct snapshot *older = layer->older;
 
-  /* What is on its way into the older one counts when it is there. */
-  if (!is_at_rest (set, layer)
-      || (older != NULL && snapshot_is_deleted (older)
-          && !snapshot_is_drained (older)))
+  if (!is_at_rest (set, layer))
     return;
+  /* What is on its way into the older one counts when it is there. */
+  if (layer->merging && older != NULL && !is_at_rest (set, older))
+    return;
+  layer->merging = false;
   if (layer->tidied != deletions) {
     if (!is_needed (reclaim, layer)) {
       drop (set, layer, deletions);
@@ -325,10 +337,14 @@ tidy (struct reclaim *reclaim, struct snapshot *layer)
     punch_unneeded (reclaim, layer);
     layer->tidied = deletions;
   }
-  if (layer->merged == deletions || older == NULL || !is_at_rest (set, older))
+  if (layer->merged == deletions || older == NULL || older->merging
+      || !is_at_rest (set, older))
+    return;
+  layer->merged = deletions;
+  if (older->chunk_shift > layer->chunk_shift + MERGE_GROWTH_SHIFT)
     return;
   merge (reclaim, layer);
-  layer->merged = deletions;
+  layer->merging = true;
   layer->tidied = 0; /* once more, when that is stored */
   bell_ring (&set->bell);
 }
@@ -374,8 +390,9 @@ free_dropped (struct reclaim *reclaim)
     fresh |= s->grace == GRACE_NONE;
     if (s->grace == GRACE_PASSED && snapshot_is_discarded (s)
         && snapset_forget (set, s)) {
-      flusher_stop (s->flusher, MERGE_PATIENCE);
-      snapshot_free (s);
+      /* It has nothing left to do. */
+      if (flusher_stop (s->flusher, MERGE_PATIENCE) == 0)
+        snapshot_free (s);
     }
   }
   if (fresh && !reclaim->in_grace) {

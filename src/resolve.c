@@ -93,15 +93,18 @@ resolve_is_wanted (struct snapshot *from, uint64_t offset, uint64_t length)
   return false;
 }
 
-/* Once, from old to new. */
-static uint64_t
-kept_elsewhere (struct snapset *set, uint64_t group, uint64_t mask)
+uint64_t
+resolve_kept (struct snapset *set, uint64_t group, uint64_t mask)
 {
   const struct snapshot *target = set->target;
+  const struct snapshot *newest = snapset_newest (set);
   uint64_t kept = 0;
 
-  for (struct snapshot *layer = snapset_newest (set); layer != NULL;
-       layer = resolve_newer (layer)) {
+  if (newest == target && newest == set->last)
+    return 0; /* as it mostly is */
+  /* From the last to the newest, as chunks move: so none is missed. */
+  for (const struct snapshot *layer = set->last; layer != newest->older;
+       layer = layer->older) {
     if (snapshot_is_broken (layer))
       return mask;
     if (layer == target)
@@ -116,22 +119,6 @@ kept_elsewhere (struct snapset *set, uint64_t group, uint64_t mask)
         kept |= UINT64_C (1) << bit;
     }
   }
-  return kept;
-}
-
-uint64_t
-resolve_kept (struct snapset *set, uint64_t group, uint64_t mask)
-{
-  const struct snapshot *target = set->target;
-  uint64_t before, kept;
-
-  if (snapset_newest (set) == target
-      && atomic_load_explicit (&target->newer, memory_order_acquire) == NULL)
-    return 0; /* as it mostly is */
-  do {
-    before = atomic_load (&set->moves);
-    kept = kept_elsewhere (set, group, mask);
-  } while (atomic_load (&set->moves) != before);
   return kept;
 }
 

@@ -420,24 +420,18 @@ break_longer (struct snapset *set, uint64_t size)
           s->size, size);
 }
 
-struct snapshot *
-snapset_freeze (struct snapset *set, const struct snapshot_options *options)
+/* Put a snapshot at the chain's end.  False, and nothing is done, if the
+ * origin's size is not what it was when the snapshot was made.
+ */
+static bool
+append (struct snapset *set, struct snapshot *snapshot,
+        struct reservation *reservation)
 {
-  struct reservation reservation;
-  struct snapshot *before = NULL;
-
-  if (reserve (set, options->name, &reservation) == -1)
-    return NULL;
-  struct snapshot *snapshot = prepare (set, options, reservation.number);
-  const int err = errno;
-  if (snapshot == NULL) {
-    SCOPED_LOCK (&set->lock);
-    end_reservation (set, &reservation);
-    errno = err;
-    return NULL;
-  }
+  struct snapshot *before;
 
   SCOPED_LOCK (&set->mutations);
+  if (origin_size (set->origin) != (int64_t)snapshot->size)
+    return false;
   break_longer (set, snapshot->size);
   pthread_rwlock_wrlock (&set->gate);
   {
@@ -451,14 +445,39 @@ snapset_freeze (struct snapset *set, const struct snapshot_options *options)
       set->oldest = snapshot;
     set->last = snapshot;
     before = relink (set);
-    end_reservation (set, &reservation);
+    end_reservation (set, reservation);
     if (set->highest < snapshot->number)
       set->highest = snapshot->number;
   }
   pthread_rwlock_unlock (&set->gate);
-  if (before != NULL)
+  if (before != NULL) {
     snapshot_wake (before);
-  return snapshot;
+    bell_ring (&set->bell); /* a deleted one can be cleared away now */
+  }
+  return true;
+}
+
+struct snapshot *
+snapset_freeze (struct snapset *set, const struct snapshot_options *options)
+{
+  struct reservation reservation;
+  struct snapshot *snapshot;
+
+  if (reserve (set, options->name, &reservation) == -1)
+    return NULL;
+  while ((snapshot = prepare (set, options, reservation.number)) != NULL) {
+    if (append (set, snapshot, &reservation))
+      return snapshot;
+    flusher_stop (snapshot->flusher, options->cow_timeout);
+    snapshot_free (snapshot);
+  }
+  const int err = errno;
+  {
+    SCOPED_LOCK (&set->lock);
+    end_reservation (set, &reservation);
+  }
+  errno = err;
+  return NULL;
 }
 
 /* Whether the snapshot may be deleted.  0, or -1 with errno, reported.  LOCK
@@ -469,7 +488,7 @@ check_deletable (struct snapshot *snapshot, const char *who, bool force,
                  const void *creator)
 {
   if (snapshot == NULL) {
-    report_error ("there is no snapshot %s", who);
+    report_error ("there is no snapshot %s", who != NULL ? who : "at all");
     errno = ENOENT;
     return -1;
   }
@@ -607,7 +626,7 @@ snapset_finish (struct snapset *set, const char *who, const void *creator)
   SCOPED_LOCK (&set->lock);
   struct snapshot *snapshot = find (set, who);
   if (snapshot == NULL) {
-    report_error ("there is no snapshot %s", who);
+    report_error ("there is no snapshot %s", who != NULL ? who : "at all");
     errno = ENOENT;
     return -1;
   }

@@ -191,6 +191,16 @@ transtbl_set_free (struct transtbl *table, const struct bitmap *hastrans,
   return (unsigned)__builtin_popcountll (wanted);
 }
 
+uint64_t
+transtbl_held (struct transtbl *table, uint64_t group)
+{
+  const unsigned bucket = bucket_of (table, group);
+  struct translation *owner = NULL;
+
+  SCOPED_LOCK (&stripe_of (table, bucket)->lock);
+  return owned_chunks (table, bucket, group, 0, &owner);
+}
+
 /* The stripe's lock is held. */
 static void
 take_out (struct transtbl *table, unsigned bucket,
@@ -321,9 +331,11 @@ transtbl_find (struct transtbl *table, uint64_t chunk, uint64_t *count)
         limit = t->first - chunk;
       continue;
     }
-    assert (t->state != TRANSLATION_CLAIMED);
     if (limit > t->first + t->count - chunk)
       limit = t->first + t->count - chunk;
+    /* The caller saw a bit that was cleared since; he will look again. */
+    if (t->state == TRANSLATION_CLAIMED)
+      continue;
     translation_use (t);
     found = t;
   }

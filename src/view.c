@@ -92,13 +92,19 @@ look_again (struct snapshot *snapshot, struct place place, uint64_t offset,
    */
   atomic_thread_fence (memory_order_seq_cst);
 
-  if (check_exists (snapshot, offset, inside) == -1
-      || check_whole (snapshot, place, offset) == -1)
+  if (check_exists (snapshot, offset, inside) == -1)
     return -1;
-  if (place.layer == snapshot)
-    return (int64_t)place.length;
-  const struct place now = resolve_find (snapshot, offset, place.length);
-  return now.layer == place.layer && !now.free ? (int64_t)now.length : 0;
+  /* Of the way to where it is now: what has moved to an older layer may be
+   * whole there, whatever became of those after that.
+   */
+  const struct place now = place.layer == snapshot
+                               ? place
+                               : resolve_find (snapshot, offset, place.length);
+  if (check_whole (snapshot, now, offset) == -1)
+    return -1;
+  return now.layer == place.layer && now.free == place.free
+             ? (int64_t)now.length
+             : 0;
 }
 
 /* The translation that holds OFFSET of a layer, or NULL if the backing file
@@ -212,9 +218,6 @@ read_inside (struct snapset *set, struct snapshot *snapshot, uint8_t *buf,
     if (check_exists (snapshot, offset, inside) == -1)
       return -1;
     const struct place place = resolve_find (snapshot, offset, count);
-    /* What is broken already has no space left to read from. */
-    if (check_whole (snapshot, place, offset) == -1)
-      return -1;
     const int r = read_place (set, snapshot, place, buf, offset);
     const int err = errno;
     const int64_t good = look_again (snapshot, place, offset, inside);
@@ -280,8 +283,6 @@ snapshot_extent (struct snapset *set, struct snapshot *snapshot, uint64_t count,
     if (check_exists (snapshot, offset, false) == -1)
       return -1;
     struct place place = resolve_find (snapshot, offset, count);
-    if (check_whole (snapshot, place, offset) == -1)
-      return -1;
     *length = place.length;
     if (place.free)
       *hole = true;

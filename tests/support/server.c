@@ -113,8 +113,8 @@ server_start (struct server *server, const char *const *parameters)
 const char *
 server_uri (const struct server *server, const char *export)
 {
-  static char buffers[8][256];
-  static unsigned next;
+  static _Thread_local char buffers[8][256];
+  static _Thread_local unsigned next;
   char *uri = buffers[next++ % 8];
 
   snprintf (uri, sizeof buffers[0], "nbd+unix:///%s?socket=%s", export,

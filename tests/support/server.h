@@ -29,7 +29,9 @@ void server_prepare (struct server *server);
  */
 void server_start (struct server *server, const char *const *parameters);
 
-/* The URI of an export, in a static buffer for each of the last 8 calls. */
+/* The URI of an export, in a buffer of the thread for each of its last 8
+ * calls.
+ */
 const char *server_uri (const struct server *server, const char *export);
 
 /* How often TEXT occurs in the log so far. */

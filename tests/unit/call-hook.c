@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -39,6 +38,7 @@ int __real_pthread_cond_wait (pthread_cond_t *cond, pthread_mutex_t *mutex);
 
 static _Atomic call_hook hook;
 _Thread_local bool call_hook_off;
+struct call_watch call_watch = { .changed = PTHREAD_COND_INITIALIZER };
 
 void
 call_hook_set (call_hook new_hook)
@@ -268,5 +268,12 @@ __wrap_pthread_cond_wait (pthread_cond_t *cond, pthread_mutex_t *mutex)
 {
   if (fails_simply (CALL_WAIT, -1))
     return errno;
-  return __real_pthread_cond_wait (cond, mutex);
+  if (cond != call_watch.cond)
+    return __real_pthread_cond_wait (cond, mutex);
+  call_watch.asleep = true;
+  call_watch.sleeps++;
+  pthread_cond_broadcast (&call_watch.changed);
+  const int err = __real_pthread_cond_wait (cond, mutex);
+  call_watch.asleep = false;
+  return err;
 }

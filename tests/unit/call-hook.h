@@ -6,6 +6,7 @@
 #ifndef FSSNAP_CALL_HOOK_H
 #define FSSNAP_CALL_HOOK_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -47,5 +48,17 @@ void call_hook_set (call_hook hook);
 
 /* On this thread, no hook is asked while this is true. */
 extern _Thread_local bool call_hook_off;
+
+/* A condition variable that is watched, whatever the hook: does a thread
+ * wait for it, and how often did one begin to?  Guarded by the mutex that it
+ * is used with; CHANGED is signalled with it held.
+ */
+struct call_watch {
+  pthread_cond_t *_Atomic cond; /* NULL: none; set while nobody uses it */
+  pthread_cond_t changed;
+  bool asleep;
+  unsigned sleeps;
+};
+extern struct call_watch call_watch;
 
 #endif

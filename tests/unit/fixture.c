@@ -75,6 +75,10 @@ fixture_open (struct fixture *fixture)
 void
 fixture_close (struct fixture *fixture)
 {
+  if (fixture->reclaim != NULL)
+    assert_int_equal (reclaim_stop (fixture->reclaim, 60), 0);
+  reclaim_free (fixture->reclaim);
+  call_watch.cond = NULL;
   assert_int_equal (snapset_stop (fixture->set, 60), 0);
   snapset_free (fixture->set);
   origin_close (fixture->origin);
@@ -90,6 +94,96 @@ fixture_freeze (struct fixture *fixture)
   assert_non_null (snapshot);
   snapset_unpin (fixture->set, snapshot);
   return snapshot;
+}
+
+void
+fixture_delete (struct fixture *fixture, struct snapshot *snapshot)
+{
+  char who[16];
+  unsigned number = 0;
+
+  snprintf (who, sizeof who, "%u", snapshot->number);
+  assert_int_equal (snapset_delete (fixture->set, who, true, NULL, &number), 0);
+}
+
+void
+fixture_reclaim (struct fixture *fixture)
+{
+  call_watch.cond = &fixture->set->bell.cond;
+  call_watch.asleep = false;
+  call_watch.sleeps = 0;
+  fixture->reclaim = reclaim_create (fixture->set);
+  assert_non_null (fixture->reclaim);
+  assert_int_equal (reclaim_start (fixture->reclaim), 0);
+}
+
+/* Ring, and wait until the thread has gone round and sleeps again; returns
+ * how often it has by then.
+ */
+static unsigned
+one_round (struct bell *bell)
+{
+  call_hook_off = true;
+  pthread_mutex_lock (&bell->lock);
+  bell->rung = true;
+  pthread_cond_signal (&bell->cond);
+  while (!call_watch.asleep || bell->rung)
+    pthread_cond_wait (&call_watch.changed, &bell->lock);
+  const unsigned sleeps = call_watch.sleeps;
+  pthread_mutex_unlock (&bell->lock);
+  call_hook_off = false;
+  return sleeps;
+}
+
+/* Drain all layers.  What it pins meanwhile it unpins without ringing. */
+static void
+drain_all (struct snapset *set)
+{
+  size_t count;
+  SCOPED_FREE struct snapshot **list = snapset_list (set, true, &count);
+
+  assert (list != NULL);
+  for (size_t i = 0; i < count; i++)
+    fixture_drain (list[i]);
+  SCOPED_LOCK (&set->lock);
+  for (size_t i = 0; i < count; i++)
+    list[i]->pins--;
+}
+
+void
+fixture_settle (struct fixture *fixture)
+{
+  struct bell *bell = &fixture->set->bell;
+  bool rests;
+
+  do {
+    const unsigned sleeps = one_round (bell);
+    drain_all (fixture->set);
+    SCOPED_LOCK (&bell->lock);
+    rests = call_watch.asleep && !bell->rung && call_watch.sleeps == sleeps;
+  } while (!rests);
+}
+
+unsigned
+fixture_layers (struct fixture *fixture)
+{
+  unsigned n = 0;
+
+  SCOPED_LOCK (&fixture->set->lock);
+  for (const struct snapshot *s = fixture->set->last; s != NULL; s = s->older)
+    n++;
+  return n;
+}
+
+unsigned
+fixture_dropped (struct fixture *fixture)
+{
+  unsigned n = 0;
+
+  SCOPED_LOCK (&fixture->set->lock);
+  for (const struct snapshot *s = fixture->set->dropped; s != NULL; s = s->next)
+    n++;
+  return n;
 }
 
 /* Memory of the test, which no hook shall refuse. */

@@ -10,6 +10,7 @@
 
 #include "cow.h"
 #include "origin.h"
+#include "reclaim.h"
 #include "snapset.h"
 #include "view.h"
 
@@ -28,6 +29,7 @@ struct fixture {
   char path[32];
   struct origin *origin;
   struct snapset *set;
+  struct reclaim *reclaim;         /* NULL until fixture_reclaim */
   struct snapshot_options options; /* for fixture_freeze: 4 KiB chunks */
 };
 
@@ -44,10 +46,26 @@ uint8_t old_byte (uint64_t offset);
 
 void fixture_open (struct fixture *fixture);
 
-/* Ends the flusher and frees everything. */
+/* Ends all threads and frees everything. */
 void fixture_close (struct fixture *fixture);
 
+/* Start clearing away; one fixture at a time. */
+void fixture_reclaim (struct fixture *fixture);
+
+/* Wait until all is cleared away that can be: the thread sleeps, what it and
+ * others gave to flushers is done, and nothing of that woke it.  Nobody else
+ * may be at work, and no store may hang.
+ */
+void fixture_settle (struct fixture *fixture);
+
+/* Layers in the chain, and those that left it and are not freed yet. */
+unsigned fixture_layers (struct fixture *fixture);
+unsigned fixture_dropped (struct fixture *fixture);
+
 struct snapshot *fixture_freeze (struct fixture *fixture);
+
+/* Delete one that is there; by force, if clients have it open. */
+void fixture_delete (struct fixture *fixture, struct snapshot *snapshot);
 
 /* Write COUNT bytes of VALUE through copy-on-write.  0, or -1 with errno. */
 int fixture_write (struct fixture *fixture, uint64_t offset, uint64_t count,
