@@ -64,7 +64,7 @@ plain () {
 }
 
 # A server with a data race ends there and then, and its test with it.
-export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:suppressions=$PWD/tests/tsan-suppressions}
 
 case $1 in
   check)
