@@ -35,11 +35,12 @@ struct flush_job {
 struct flusher;
 
 /* A flusher without a thread yet: jobs may be queued.  TYPE is the engine
- * to use; FALLBACK, if not NULL, is used when TYPE cannot be made.  NULL
- * with errno.
+ * to use; FALLBACK, if not NULL, is used when TYPE cannot be made.  Once
+ * writes of MOST bytes are under way no more are begun.  NULL with errno.
  */
 struct flusher *flusher_create (const struct engine_type *type,
-                                const struct engine_type *fallback);
+                                const struct engine_type *fallback,
+                                size_t most);
 
 /* Start the thread.  0, or -1 with errno, and a message. */
 int flusher_start (struct flusher *flusher);

@@ -118,6 +118,11 @@ struct snapshot **snapset_list (struct snapset *set, bool all, size_t *count);
 /* The newest snapshot, or NULL. */
 struct snapshot *snapset_newest (struct snapset *set);
 
+/* The layer whose copies hold most memory, of those that are needed still,
+ * pinned; NULL: none holds any.
+ */
+struct snapshot *snapset_memory_holder (struct snapset *set);
+
 /* What of a snapshot changes under LOCK. */
 struct snapshot_status {
   unsigned clients;

@@ -66,7 +66,10 @@ void throttle_wake (struct throttle *throttle);
 void buffer_use (struct buffer *buffer);
 void buffer_release (struct buffer *buffer);
 
-/* Bytes handed out or kept.  For tests and statistics. */
+/* Bytes handed out; and with those that are kept for the next user.  For
+ * tests and statistics.
+ */
+uint64_t throttle_used (struct throttle *throttle);
 uint64_t throttle_held (struct throttle *throttle);
 
 #endif

@@ -248,18 +248,46 @@ wait_for_owner (struct snapshot *snapshot, struct cow_write *write)
   return err;
 }
 
+/* The write has waited for memory for as long as it may.  Whose copies are
+ * in the way?  If it is another snapshot's, whose store must be hanging, that
+ * one is given up instead of the target, and the write waits once more.
+ */
+static bool
+break_memory_holder (struct snapset *set, const struct snapshot *target,
+                     struct cow_write *write)
+{
+  struct snapshot *holder = snapset_memory_holder (set);
+
+  if (holder == NULL)
+    return false;
+  const bool other
+      = holder != target && holder->options.on_error == ON_ERROR_BREAK_SNAPSHOT;
+  if (other)
+    snapshot_break (holder, EIO,
+                    "backing store %s: its copies held max-memory for as long "
+                    "as cow-timeout allows",
+                    backfile_name (holder->backfile));
+  snapset_unpin (set, holder);
+  if (other)
+    write->waited = false;
+  return other;
+}
+
 /* Outside the gate: wait for an owner, or else for memory.  0: look again.
  * -1 with errno: the write has failed.
  */
 static int
-wait_outside (struct snapshot *snapshot, struct cow_write *write)
+wait_outside (struct snapset *set, struct snapshot *snapshot,
+              struct cow_write *write)
 {
+  bool for_memory = false;
   int err = 0;
 
   atomic_fetch_add_explicit (&snapshot->waits, 1, memory_order_relaxed);
   if (write->busy != NULL)
     err = wait_for_owner (snapshot, write);
   else {
+    for_memory = true;
     atomic_fetch_add_explicit (&snapshot->throttled, 1, memory_order_relaxed);
     write->buffer
         = throttle_wait (snapshot->shared->throttle, write->want,
@@ -272,9 +300,12 @@ wait_outside (struct snapshot *snapshot, struct cow_write *write)
     write->snapshot = NULL; /* it may be gone, and another in its place */
     return 0;
   }
-  if (err == ENOMEM && write->buffer == NULL && write->want > 0)
+  if (err == ENOMEM && for_memory)
     return copy_failed (snapshot, write->offset, ENOMEM,
                         "no memory for the copy");
+  if (err == ETIMEDOUT && for_memory
+      && break_memory_holder (set, snapshot, write))
+    return 0;
   if (err == ETIMEDOUT)
     return copy_failed (
         snapshot, write->offset, EIO,
@@ -308,7 +339,7 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
     const unsigned token = grace_enter (&set->grace);
     snapset_leave (set);
     if (r != -1)
-      r = wait_outside (target, &write);
+      r = wait_outside (set, target, &write);
     const int err = errno;
     grace_leave (&set->grace, token);
     errno = err;

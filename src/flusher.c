@@ -70,11 +70,13 @@ struct write {
   struct flush_job *jobs;        /* those not finished, in file order */
   size_t done;                   /* bytes of the first of them */
   unsigned tries;                /* EAGAINs since there was progress */
+  size_t bytes;                  /* of all the jobs it had */
 };
 
 struct flusher {
   const struct engine_type *type;     /* final once STARTED is true */
   const struct engine_type *fallback; /* set at creation */
+  size_t most;                        /* bytes under way; set at creation */
   struct engine *engine;              /* set before STARTED is true, freed
                                          under the lock with ENDED */
   pthread_t thread;
@@ -101,11 +103,12 @@ struct flusher {
   struct write writes[DEPTH];
   struct write *idle;
   unsigned under_way;
+  size_t under_way_bytes; /* as the writes were when they began */
 };
 
 struct flusher *
 flusher_create (const struct engine_type *type,
-                const struct engine_type *fallback)
+                const struct engine_type *fallback, size_t most)
 {
   struct flusher *flusher = calloc (1, sizeof *flusher);
   pthread_condattr_t attr;
@@ -114,6 +117,7 @@ flusher_create (const struct engine_type *type,
     return NULL;
   flusher->type = type;
   flusher->fallback = fallback;
+  flusher->most = most;
   pthread_mutex_init (&flusher->lock, NULL);
   pthread_condattr_init (&attr);
   pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
@@ -276,6 +280,15 @@ ended_early (struct flusher *flusher, struct flush_job *job)
   return true;
 }
 
+/* A write to use, if there is one and not too much is under way. */
+static bool
+may_begin (const struct flusher *flusher)
+{
+  return flusher->idle != NULL
+         && (flusher->under_way == 0
+             || flusher->under_way_bytes < flusher->most);
+}
+
 static struct write *
 take_idle (struct flusher *flusher, struct flush_job *job)
 {
@@ -289,21 +302,31 @@ take_idle (struct flusher *flusher, struct flush_job *job)
   return write;
 }
 
+static void
+count_bytes (struct flusher *flusher, struct write *write, size_t bytes)
+{
+  write->bytes = bytes;
+  flusher->under_way_bytes += bytes;
+}
+
 /* Begin as many writes as the depth allows: first the jobs that go alone,
  * then the batch, neighbours together.
  */
 static void
 begin_writes (struct flusher *flusher)
 {
-  while (flusher->idle != NULL && flusher->alone != NULL) {
+  while (may_begin (flusher) && flusher->alone != NULL) {
     struct flush_job *job = flusher->alone;
     flusher->alone = job->next;
     job->next = NULL;
-    if (!ended_early (flusher, job))
-      begin (flusher, take_idle (flusher, job));
+    if (ended_early (flusher, job))
+      continue;
+    struct write *write = take_idle (flusher, job);
+    count_bytes (flusher, write, job->length);
+    begin (flusher, write);
   }
 
-  while (flusher->idle != NULL && flusher->batch_next < flusher->batch_count) {
+  while (may_begin (flusher) && flusher->batch_next < flusher->batch_count) {
     struct flush_job *job = flusher->batch[flusher->batch_next++];
     if (ended_early (flusher, job))
       continue;
@@ -322,8 +345,27 @@ begin_writes (struct flusher *flusher)
       segments++;
       flusher->batch_next++;
     }
+    count_bytes (flusher, write, length);
     begin (flusher, write);
   }
+}
+
+/* End what waits to begin, if that has been cancelled: all that a store
+ * that hangs keeps from beginning holds memory.
+ */
+static void
+end_cancelled (struct flusher *flusher)
+{
+  while (flusher->alone != NULL) {
+    struct flush_job *job = flusher->alone;
+    struct flush_job *next = job->next;
+    if (!ended_early (flusher, job))
+      break;
+    flusher->alone = next;
+  }
+  while (flusher->batch_next < flusher->batch_count
+         && ended_early (flusher, flusher->batch[flusher->batch_next]))
+    flusher->batch_next++;
 }
 
 /* Take BYTES more off a write's jobs; the finished ones are done. */
@@ -364,6 +406,7 @@ complete (struct flusher *flusher, struct write *write)
   write->next = flusher->idle;
   flusher->idle = write;
   flusher->under_way--;
+  flusher->under_way_bytes -= write->bytes;
   if (jobs == NULL)
     return;
   if (jobs->next == NULL) {
@@ -410,10 +453,11 @@ run (void *arg)
 
   for (;;) {
     begin_writes (flusher);
-    /* With a write to spare, look for more before waiting: a write that
-     * hangs must not hold up the jobs behind it.
+    end_cancelled (flusher);
+    /* Look for more before waiting, also when no more may begin: what hangs
+     * must not hold up what comes after and needs no write.
      */
-    if (flusher->idle != NULL && fill_batch (flusher))
+    if (flusher->batch_next == flusher->batch_count && fill_batch (flusher))
       continue;
     if (flusher->stop_seen && flusher->under_way == 0)
       break;

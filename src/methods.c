@@ -311,7 +311,7 @@ server_info (const struct call *call)
   set_number (o, "snapshots", count);
   set_number (o, "highest", snapset_highest (set));
   set_number (o, "max-memory", throttle_limit (set->shared.throttle));
-  set_number (o, "memory", throttle_held (set->shared.throttle));
+  set_number (o, "memory", throttle_used (set->shared.throttle));
   set_number (o, "throttled-writers", throttled);
   return o;
 

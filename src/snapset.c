@@ -270,6 +270,25 @@ snapset_list (struct snapset *set, bool all, size_t *count)
   return list;
 }
 
+struct snapshot *
+snapset_memory_holder (struct snapset *set)
+{
+  struct snapshot *holder = NULL;
+  uint64_t most = 0;
+
+  SCOPED_LOCK (&set->lock);
+  for (struct snapshot *s = set->last; s != NULL; s = s->older) {
+    const uint64_t bytes = atomic_load (&s->in_memory);
+    if (bytes > most && !atomic_load (&s->gone)) {
+      most = bytes;
+      holder = s;
+    }
+  }
+  if (holder != NULL)
+    holder->pins++;
+  return holder;
+}
+
 struct snapshot_status
 snapset_status (struct snapset *set, struct snapshot *snapshot)
 {

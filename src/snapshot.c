@@ -32,6 +32,12 @@
  */
 #define RUNS_IN_MEMORY 8
 
+/* The part of max-memory that one snapshot's writes may hold that have
+ * begun: if its store hangs they cannot be taken back, and other snapshots
+ * need memory too.
+ */
+#define UNDER_WAY_SHARE 4
+
 /* Runs of a whole bitmap group at most, and few enough of them. */
 static uint64_t
 run_limit (uint64_t chunk_size, uint64_t memory)
@@ -62,7 +68,8 @@ make_parts (struct snapshot *snapshot, const struct snapshot_options *options,
   if (options->name != NULL)
     snapshot->name = strdup (options->name);
   snapshot->flusher
-      = flusher_create (snapshot->shared->engine, snapshot->shared->fallback);
+      = flusher_create (snapshot->shared->engine, snapshot->shared->fallback,
+                        memory / UNDER_WAY_SHARE);
   if ((options->name != NULL && snapshot->name == NULL)
       || snapshot->flusher == NULL
       || bitmap_init (&snapshot->hastrans, chunks) == -1

@@ -312,6 +312,13 @@ buffer_release (struct buffer *buffer)
 }
 
 uint64_t
+throttle_used (struct throttle *throttle)
+{
+  SCOPED_LOCK (&throttle->lock);
+  return throttle->used;
+}
+
+uint64_t
 throttle_held (struct throttle *throttle)
 {
   SCOPED_LOCK (&throttle->lock);

@@ -49,7 +49,7 @@ setup (void **state)
   messages_clear ();
   fake_reset (NULL);
   here.fd = unnamed_file (1 << 20, here.path);
-  here.flusher = flusher_create (&engine_fake, NULL);
+  here.flusher = flusher_create (&engine_fake, NULL, SIZE_MAX);
   atomic_store (&here.cancelled, false);
   atomic_store (&here.turns, 0);
   return 0;
@@ -600,7 +600,8 @@ static void
 fallback_is_used_when_the_engine_is_refused (void **state)
 {
   static struct job job;
-  struct flusher *flusher = flusher_create (&engine_refused, &engine_fake);
+  struct flusher *flusher
+      = flusher_create (&engine_refused, &engine_fake, SIZE_MAX);
 
   (void)state;
   make_jobs (&job, 1);
@@ -617,7 +618,7 @@ fallback_is_used_when_the_engine_is_refused (void **state)
 static void
 refused_engine_without_fallback_is_an_error (void **state)
 {
-  struct flusher *flusher = flusher_create (&engine_refused, NULL);
+  struct flusher *flusher = flusher_create (&engine_refused, NULL, SIZE_MAX);
 
   (void)state;
   errno = 0;
