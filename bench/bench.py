@@ -33,7 +33,6 @@ import time
 
 sys.dont_write_bytecode = True  # next to the sources
 
-# pylint: disable=wrong-import-position
 from common import (BASE, PLUGIN, RANDOM_READ, RANDOM_WRITE, READ, SCATTERED,
                     WRITE, Server, fio, in_turn, make_origin, ratios)
 from creates import creates

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What all measurements need: the server, the loads, rounds in turn."""
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+SIZE = int(os.environ.get("BENCH_SIZE", "1024"))
+CREATES = int(os.environ.get("BENCH_CREATES", "100"))
+BASE = os.environ.get("BENCH_DIR", "/dev/shm")
+PLUGIN = os.path.abspath(
+    os.environ.get("FSSNAP_PLUGIN", "build/nbdkit-fssnap-plugin.so"))
+
+LOADS = {
+    "scattered 4 KiB writes, 3% of the device":
+        ["--rw=randwrite", "--bs=4k", f"--io_size={SIZE * 3 // 100}m"],
+    "4 KiB random writes, all of it": ["--rw=randwrite", "--bs=4k"],
+    "4 KiB random reads": ["--rw=randread", "--bs=4k"],
+    "1 MiB sequential writes": ["--rw=write", "--bs=1m"],
+    "1 MiB sequential reads": ["--rw=read", "--bs=1m"],
+}
+SCATTERED, RANDOM_WRITE, RANDOM_READ, WRITE, READ = LOADS
+
+
+def fio(nbd, export, load):
+    """Run one load at depth 32; MiB/s."""
+    out = subprocess.run(
+        ["fio", "--name=bench", "--ioengine=nbd", "--iodepth=32",
+         f"--size={SIZE}m", "--output-format=json",
+         f"--uri=nbd+unix:///{export}?socket={nbd}", *LOADS[load]],
+        check=True, capture_output=True, text=True).stdout
+    job = json.loads(out[out.index("{"):])["jobs"][0]
+    return (job["read"]["bw"] + job["write"]["bw"]) / 1024
+
+
+class Server:
+    """nbdkit on a socket in DIRECTORY, up once the socket is there."""
+
+    def __init__(self, directory, *arguments):
+        self.socket = os.path.join(directory, "socket")
+        read, write = os.pipe()
+        # The command runs when nbdkit serves, and for as long as it should.
+        self.process = subprocess.Popen(
+            ["nbdkit", "-U", self.socket, *arguments,
+             "--run", f"echo up >&{write}; exec {write}>&-; read _"],
+            stdin=subprocess.PIPE, pass_fds=[write],
+            stdout=subprocess.DEVNULL)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            if pipe.readline() != "up\n":
+                sys.exit("nbdkit did not start")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+        if os.path.exists(self.socket):
+            os.unlink(self.socket)
+
+
+class Control:
+    """A connection to a server's control socket."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lines.close()
+        self.socket.close()
+
+    def call(self, method, **params):
+        """What METHOD results in."""
+        self.socket.sendall(json.dumps(
+            {"jsonrpc": "2.0", "id": 1, "method": method,
+             "params": params}).encode() + b"\n")
+        reply = json.loads(self.lines.readline())
+        if "error" in reply:
+            sys.exit(f"{method}: {reply['error']['message']}")
+        return reply["result"]
+
+
+def make_origin(directory, length=None):
+    """SIZE MiB of data that is not zeros, so that every chunk must be
+    stored; and a hole behind them, up to LENGTH bytes."""
+    path = os.path.join(directory, f"origin-{length}.img")
+    block = os.urandom(1 << 20)
+    with open(path, "wb") as f:
+        for i in range(SIZE):
+            f.write(i.to_bytes(8, "little") + block[8:])
+        try:
+            f.truncate(length)
+        except OSError as e:
+            sys.exit(f"BENCH_DIR={BASE}: no file of {length} bytes: {e}")
+    return path
+
+
+def build_random_writes(directory):
+    """The program of random-writes.c."""
+    program = os.path.join(directory, "random-writes")
+    source = os.path.join(os.path.dirname(__file__), "random-writes.c")
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libnbd"],
+                           check=True, capture_output=True, text=True).stdout
+    subprocess.run(["cc", "-O2", "-std=gnu11", "-o", program, source,
+                    *flags.split()], check=True)
+    return program
+
+
+def in_turn(candidates):
+    """CANDIDATES: name -> function.  name -> what it returned, ROUNDS times
+    after one to warm up; they run one after the other in each round."""
+    results = {name: [] for name in candidates}
+    for round_ in range(-1, ROUNDS):
+        for name, run in candidates.items():
+            result = run()
+            if round_ >= 0:
+                results[name].append(result)
+    return results
+
+
+def ratios(values, base):
+    """The median, least and most of the ratios, pair by pair; None if BASE
+    is nothing."""
+    if 0 in base:
+        return None
+    pairs = [value / of for value, of in zip(values, base)]
+    return statistics.median(pairs), min(pairs), max(pairs)
