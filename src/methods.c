@@ -133,23 +133,29 @@ get_flag (const struct call *call, const char *key, bool *flag)
   return false;
 }
 
-/* The parameter that says which snapshot: a number or a string, as text. */
-static bool
-get_who (const struct call *call, char **who)
-{
-  const json_t *value = json_object_get (call->params, "snapshot");
+/* Room for an integer as text. */
+#define NUMBER_TEXT 24
 
-  *who = NULL;
-  if (json_is_string (value))
-    *who = strdup (json_string_value (value));
-  else if (!json_is_integer (value)
-           || asprintf (who, "%" JSON_INTEGER_FORMAT,
-                        json_integer_value (value))
-                  == -1) {
+/* A string, or an integer, whose text is then in BUF.  NULL: neither. */
+static const char *
+get_text (const json_t *value, char buf[NUMBER_TEXT])
+{
+  if (!json_is_integer (value))
+    return json_string_value (value);
+  snprintf (buf, NUMBER_TEXT, "%" JSON_INTEGER_FORMAT,
+            json_integer_value (value));
+  return buf;
+}
+
+/* The parameter that says which snapshot: a number or a name, as text. */
+static const char *
+get_who (const struct call *call, char buf[NUMBER_TEXT])
+{
+  const char *who = get_text (json_object_get (call->params, "snapshot"), buf);
+
+  if (who == NULL)
     fail (call, METHOD_PARAMS, 0, "snapshot: must be a number or a name");
-    return false;
-  }
-  return *who != NULL;
+  return who;
 }
 
 static json_t *
@@ -336,21 +342,15 @@ take_options (const struct call *call, struct options *options)
   }
   json_object_foreach (given, key, value)
   {
-    SCOPED_FREE char *text = NULL;
-    int r = -1;
+    char buf[NUMBER_TEXT];
+    const char *text = get_text (value, buf);
 
-    if (json_is_string (value))
-      text = strdup (json_string_value (value));
-    else if (!json_is_integer (value)
-             || asprintf (&text, "%" JSON_INTEGER_FORMAT,
-                          json_integer_value (value))
-                    == -1) {
+    if (text == NULL) {
       fail (call, METHOD_PARAMS, 0, "%s: must be a string or an integer", key);
       return false;
     }
     report_begin ();
-    if (text != NULL)
-      r = options_set (options, key, text);
+    const int r = options_set (options, key, text);
     if (r == -1) {
       fail_reported (call, METHOD_PARAMS);
       return false;
@@ -479,9 +479,10 @@ with_snapshot (const struct call *call,
                json_t *(*action) (const struct call *call,
                                   struct snapshot *snapshot))
 {
-  SCOPED_FREE char *who = NULL;
+  char buf[NUMBER_TEXT];
+  const char *who = get_who (call, buf);
 
-  if (!get_who (call, &who))
+  if (who == NULL)
     return NULL;
   struct snapshot *snapshot = snapset_pin (call->context->set, who);
   if (snapshot == NULL)
@@ -502,9 +503,10 @@ snapshot_set_free_call (const struct call *call)
 static json_t *
 snapshot_create_done_call (const struct call *call)
 {
-  SCOPED_FREE char *who = NULL;
+  char buf[NUMBER_TEXT];
+  const char *who;
 
-  if (!ONLY_PARAMS (call, "snapshot") || !get_who (call, &who))
+  if (!ONLY_PARAMS (call, "snapshot") || (who = get_who (call, buf)) == NULL)
     return NULL;
   report_begin ();
   if (snapset_finish (call->context->set, who, call->connection) == -1)
@@ -523,12 +525,14 @@ snapshot_info_call (const struct call *call)
 static json_t *
 snapshot_delete_call (const struct call *call)
 {
-  SCOPED_FREE char *who = NULL;
+  char buf[NUMBER_TEXT];
+  const char *who;
   unsigned number;
   bool force;
 
   if (!ONLY_PARAMS (call, "snapshot", "force")
-      || !get_flag (call, "force", &force) || !get_who (call, &who))
+      || !get_flag (call, "force", &force)
+      || (who = get_who (call, buf)) == NULL)
     return NULL;
   report_begin ();
   if (snapset_delete (call->context->set, who, force, call->connection, &number)
