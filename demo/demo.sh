@@ -6,13 +6,17 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 FSSNAP_PLUGIN=${FSSNAP_PLUGIN:-$root/build/nbdkit-fssnap-plugin.so}
-[ -f "$FSSNAP_PLUGIN" ] || { echo "No $FSSNAP_PLUGIN: run make" >&2; exit 1; }
+FSSNAP=${FSSNAP:-$root/build/cli/fssnap}
+for file in "$FSSNAP_PLUGIN" "$FSSNAP"; do
+  [ -f "$file" ] || { echo "No $file: run make" >&2; exit 1; }
+done
 PATH=$PATH:/usr/sbin:/sbin
 
 dir=$(mktemp -d "${TMPDIR:-/var/tmp}/fssnap-demo-XXXXXX")
 socket=$dir/socket
 live="nbd+unix:///?socket=$socket"
 frozen="nbd+unix:///snapshot?socket=$socket"
+export FSSNAP_SOCKET=$dir/control
 server=
 writer=
 
@@ -30,7 +34,8 @@ trap 'exit 143' TERM HUP
 serve () {
   mkfifo "$dir/pid"
   exec 3<>"$dir/pid"
-  nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" "$@" 3>&- &
+  nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" \
+    "control=$FSSNAP_SOCKET" "$@" 3>&- &
   server=$!
   while kill -0 "$server" 2>/dev/null; do
     read -r -n 1 -t 1 -u 3 _ || continue
@@ -55,6 +60,12 @@ $1 is served, frozen as of now, until Ctrl-C.  In another terminal:
   # back the snapshot up
   nbdcopy '$frozen' backup.img
   qemu-img convert -p -f raw -O qcow2 '$frozen' backup.qcow2
+
+  # take another snapshot, see what there is, delete the first
+  export FSSNAP_SOCKET='$FSSNAP_SOCKET'
+  $FSSNAP create --name another
+  $FSSNAP list
+  $FSSNAP delete 1
 
   # work on the live device, as a file
   mkdir live; nbdfuse live/device '$live'
@@ -185,6 +196,17 @@ echo "e2fsck -fn: $(e2fsck -fn "$dir/snapshot.img" 2>/dev/null | tail -n 1 |
 echo "letter.txt on the origin:    $(letter "$dir/origin-now.img")"
 echo "letter.txt in the snapshot:  $(letter "$dir/snapshot.img")"
 [ "$(letter "$dir/snapshot.img")" = "the old letter" ]
+
+say "fssnap: another snapshot of the origin as it is now, the first one deleted"
+"$FSSNAP" create --name now -o "backing-store=$dir,chunksize=64k"
+"$FSSNAP" delete 1
+qemu-io -f raw -c 'write -q -P 0x11 0 16M' "$live"
+"$FSSNAP" list | sed "s|$dir|.|"
+now=$(nbdcopy "nbd+unix:///snapshot/now?socket=$socket" - | sum)
+echo "sha256 of snapshot/now: $now"
+[ "$now" = "$(sum <"$dir/origin-now.img")" ]
+[ ! -e "$dir/copies" ]
+echo "The first one's backing file is gone."
 
 kill "$server"
 wait "$server" || true
