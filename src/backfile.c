@@ -163,6 +163,7 @@ backfile_create (const struct backfile_options *options)
         " bytes; allowed are %u: at least %" PRIu64,
         options->part_size, parts, options->size, BACKFILE_PARTS_MAX,
         header + (options->size / BACKFILE_PARTS_MAX / group + 1) * group);
+    errno = EINVAL;
     return NULL;
   }
 
@@ -307,10 +308,13 @@ uint64_t
 backfile_allocated (const struct backfile *backfile)
 {
   uint64_t bytes = 0;
-  struct stat st;
+  struct statx st;
 
+  /* A store that hangs is not asked: what the kernel knows of it will do. */
   for (unsigned part = 0; part < backfile->parts; part++)
-    if (fstat (backfile->fds[part], &st) == 0)
-      bytes += (uint64_t)st.st_blocks * 512;
+    if (statx (backfile->fds[part], "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+               STATX_BLOCKS, &st)
+        == 0)
+      bytes += st.stx_blocks * 512;
   return bytes;
 }

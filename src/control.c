@@ -299,6 +299,15 @@ serve_line (const struct connection *connection, const char *line,
   return go_on;
 }
 
+static bool
+too_long (const struct connection *connection)
+{
+  reply (connection, NULL, NULL,
+         methods_error (METHOD_PARSE, 0, "a line has at most %zu bytes",
+                        LINE_LIMIT));
+  return false;
+}
+
 /* Serve the whole lines that have come.  False: the connection is to end. */
 static bool
 serve_lines (struct connection *connection)
@@ -310,6 +319,8 @@ serve_lines (struct connection *connection)
           = memchr (connection->line + start, '\n', connection->length - start))
          != NULL) {
     const size_t length = (size_t)(end - connection->line) - start;
+    if (length >= LINE_LIMIT)
+      return too_long (connection);
     *end = '\0';
     if (!serve_line (connection, connection->line + start, length))
       return false;
@@ -317,12 +328,7 @@ serve_lines (struct connection *connection)
   }
   connection->length -= start;
   memmove (connection->line, connection->line + start, connection->length);
-  if (connection->length < LINE_LIMIT)
-    return true;
-  reply (connection, NULL, NULL,
-         methods_error (METHOD_PARSE, 0, "a line has at most %zu bytes",
-                        LINE_LIMIT));
-  return false;
+  return connection->length < LINE_LIMIT || too_long (connection);
 }
 
 /* Read what has come.  False: the connection is to end. */

@@ -334,7 +334,8 @@ begin_writes (struct flusher *flusher)
     size_t length = job->length;
     unsigned segments = 1;
     while (flusher->batch_next < flusher->batch_count
-           && segments < ENGINE_SEGMENTS && length < WRITE_LIMIT) {
+           && segments < ENGINE_SEGMENTS && length < WRITE_LIMIT
+           && flusher->under_way_bytes + length < flusher->most) {
       struct flush_job *next = flusher->batch[flusher->batch_next];
       if (next->fd != job->fd || next->offset != job->offset + job->length
           || next->length == 0)
@@ -467,6 +468,18 @@ run (void *arg)
       continue;
     }
     flusher->napped = false;
+    /* What waits to begin may be cancelled from here on: whoever does that
+     * wakes the engine, or did it before and this finds it.
+     */
+    if (flusher->batch_next < flusher->batch_count) {
+      {
+        SCOPED_LOCK (&flusher->lock);
+        flusher->asleep = true;
+      }
+      end_cancelled (flusher);
+      if (flusher->batch_next == flusher->batch_count)
+        continue;
+    }
     struct engine_request *done = flusher->type->reap (flusher->engine);
     while (done != NULL) {
       struct engine_request *next = done->next;

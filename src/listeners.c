@@ -109,7 +109,7 @@ int
 listeners_find (const char *skip, int (*found) (void *arg, const char *uri),
                 void *arg)
 {
-  char uri[URI_MAX], last[URI_MAX] = "";
+  char uri[URI_MAX];
   union address address;
   int r = 0;
   DIR *dir = opendir ("/proc/self/fd");
@@ -122,10 +122,7 @@ listeners_find (const char *skip, int (*found) (void *arg, const char *uri),
         || !listens (atoi (entry->d_name), &address)
         || !make_uri (uri, &address, skip))
       continue;
-    /* A port on all addresses is two sockets, of IPv4 and of IPv6. */
-    if (strcmp (uri, last) != 0)
-      r = found (arg, uri);
-    memcpy (last, uri, sizeof last);
+    r = found (arg, uri);
   }
   closedir (dir);
   return r;

@@ -276,9 +276,13 @@ snapshot_json (const struct methods *context, struct snapshot *snapshot)
 
 /* --- the methods --------------------------------------------------------- */
 
+/* Once. */
 static int
 add_uri (void *arg, const char *uri)
 {
+  for (size_t i = 0; i < json_array_size (arg); i++)
+    if (strcmp (json_string_value (json_array_get (arg, i)), uri) == 0)
+      return 0;
   return json_array_append_new (arg, json_string (uri));
 }
 
