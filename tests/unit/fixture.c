@@ -123,6 +123,8 @@ fixture_reclaim (struct fixture *fixture)
 static unsigned
 one_round (struct bell *bell)
 {
+  const bool off = call_hook_off;
+
   call_hook_off = true;
   pthread_mutex_lock (&bell->lock);
   bell->rung = true;
@@ -131,7 +133,7 @@ one_round (struct bell *bell)
     pthread_cond_wait (&call_watch.changed, &bell->lock);
   const unsigned sleeps = call_watch.sleeps;
   pthread_mutex_unlock (&bell->lock);
-  call_hook_off = false;
+  call_hook_off = off;
   return sleeps;
 }
 

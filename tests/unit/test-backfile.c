@@ -564,6 +564,88 @@ discard_gives_space_and_names_back (void **state)
 }
 
 static void
+punched_chunks_are_zeros_and_take_no_space (void **state)
+{
+  (void)state;
+  struct backfile *backfile = backfile_create (&options);
+  const uint64_t empty = backfile_allocated (backfile);
+  for (unsigned i = 0; i < 8; i++)
+    store (backfile, i * CHUNK, 1, CHUNK);
+  assert_int_equal (backfile_allocated (backfile), empty + 8 * CHUNK);
+  assert_int_equal (backfile_punch (backfile, 2 * CHUNK, 3 * CHUNK), 0);
+  assert_int_equal (backfile_allocated (backfile), empty + 5 * CHUNK);
+  for (unsigned i = 0; i < 8; i++)
+    assert_stored (backfile, i * CHUNK, i < 2 || i > 4, CHUNK);
+  backfile_free (backfile);
+}
+
+static void
+punch_goes_on_in_the_next_file (void **state)
+{
+  (void)state;
+  options.part_size = part_for (1);
+  struct backfile *backfile = backfile_create (&options);
+  const uint64_t empty = backfile_allocated (backfile);
+  for (unsigned i = 0; i < 256; i++)
+    store (backfile, i * CHUNK, 1, CHUNK);
+  assert_int_equal (backfile_allocated (backfile), empty + 256 * CHUNK);
+  assert_int_equal (backfile_punch (backfile, 60 * CHUNK, 130 * CHUNK), 0);
+  assert_int_equal (backfile_allocated (backfile), empty + 126 * CHUNK);
+  for (unsigned i = 0; i < 256; i++)
+    assert_stored (backfile, i * CHUNK, i < 60 || i >= 190, CHUNK);
+  backfile_free (backfile);
+}
+
+/* The file stays as long as it is, so that what lies there still reads. */
+static void
+punch_at_the_end_of_the_origin (void **state)
+{
+  (void)state;
+  options.size = 10000;
+  struct backfile *backfile = backfile_create (&options);
+  store (backfile, 8192, 1, 10000 - 8192);
+  assert_int_equal (backfile_punch (backfile, 8192, 10000 - 8192), 0);
+  assert_stored (backfile, 8192, 0, 10000 - 8192);
+  assert_int_equal (backfile_punch (backfile, 0, 10000), 0);
+  assert_stored (backfile, 8192, 0, 10000 - 8192);
+  backfile_free (backfile);
+}
+
+static struct call_verdict
+no_punching (const struct call_event *event)
+{
+  return (struct call_verdict){ .error = event->call == CALL_FALLOCATE
+                                             ? EOPNOTSUPP
+                                             : 0 };
+}
+
+static void
+punch_that_is_refused_has_its_errno (void **state)
+{
+  (void)state;
+  struct backfile *backfile = backfile_create (&options);
+  store (backfile, 0, 1, CHUNK);
+  call_hook_set (no_punching);
+  assert_int_equal (backfile_punch (backfile, 0, CHUNK), -1);
+  assert_int_equal (errno, EOPNOTSUPP);
+  call_hook_set (NULL);
+  assert_no_message ();
+  assert_stored (backfile, 0, 1, CHUNK);
+  backfile_free (backfile);
+}
+
+static void
+discarded_files_take_no_space (void **state)
+{
+  (void)state;
+  struct backfile *backfile = backfile_create (&options);
+  store (backfile, 0, 1, CHUNK);
+  backfile_discard (backfile);
+  assert_int_equal (backfile_allocated (backfile), 0);
+  backfile_free (backfile);
+}
+
+static void
 name_that_cannot_be_removed_is_logged (void **state)
 {
   (void)state;
@@ -606,6 +688,11 @@ main (void)
     TEST (file_too_large_for_the_file_system),
     TEST (full_disk_at_creation_leaves_nothing),
     TEST (discard_gives_space_and_names_back),
+    TEST (punched_chunks_are_zeros_and_take_no_space),
+    TEST (punch_goes_on_in_the_next_file),
+    TEST (punch_at_the_end_of_the_origin),
+    TEST (punch_that_is_refused_has_its_errno),
+    TEST (discarded_files_take_no_space),
     TEST (name_that_cannot_be_removed_is_logged),
   };
 

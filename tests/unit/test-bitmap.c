@@ -199,6 +199,97 @@ no_bit_is_lost_between_threads (void **state)
   bitmap_free (&bitmap);
 }
 
+static void
+clearing_bits_clears_no_others (void **state)
+{
+  struct bitmap bitmap;
+
+  (void)state;
+  assert_int_equal (bitmap_init (&bitmap, 130), 0);
+  for (unsigned group = 0; group < 2; group++)
+    bitmap_set_group (&bitmap, group, UINT64_MAX);
+  bitmap_clear_group (&bitmap, 1, 0xf0);
+  for (uint64_t bit = 0; bit < 128; bit++)
+    assert_int_equal (bitmap_test (&bitmap, bit), bit < 68 || bit >= 72);
+  bitmap_free (&bitmap);
+}
+
+static void
+next_group_finds_each_that_has_a_bit (void **state)
+{
+  static const uint64_t groups[] = { 0, 1, 511, 512, 40000, 64 * 512 * 3 };
+  const uint64_t last = groups[5];
+  struct bitmap bitmap;
+  uint64_t group = 0;
+
+  (void)state;
+  assert_int_equal (bitmap_init (&bitmap, (last + 1) * 64), 0);
+  assert_true (bitmap_next_group (&bitmap, 0) == UINT64_MAX);
+  for (unsigned i = 0; i < 6; i++)
+    bitmap_set_group (&bitmap, groups[i], 1);
+  for (unsigned i = 0; i < 6; i++, group++) {
+    group = bitmap_next_group (&bitmap, group);
+    assert_int_equal (group, groups[i]);
+  }
+  assert_true (bitmap_next_group (&bitmap, group) == UINT64_MAX);
+  assert_true (bitmap_next_group (&bitmap, UINT64_MAX) == UINT64_MAX);
+  bitmap_free (&bitmap);
+}
+
+static void
+next_group_passes_over_what_was_cleared (void **state)
+{
+  struct bitmap bitmap;
+
+  (void)state;
+  assert_int_equal (bitmap_init (&bitmap, 1000), 0);
+  bitmap_set_group (&bitmap, 3, 6);
+  bitmap_set_group (&bitmap, 7, 1);
+  bitmap_clear_group (&bitmap, 3, 2);
+  assert_int_equal (bitmap_next_group (&bitmap, 0), 3);
+  bitmap_clear_group (&bitmap, 3, 4);
+  assert_int_equal (bitmap_next_group (&bitmap, 0), 7);
+  bitmap_free (&bitmap);
+}
+
+static void
+weight_is_the_number_of_bits (void **state)
+{
+  struct bitmap bitmap;
+
+  (void)state;
+  assert_int_equal (bitmap_init (&bitmap, 1 << 20), 0);
+  assert_int_equal (bitmap_weight (&bitmap), 0);
+  for (uint64_t bit = 0; bit < 1 << 20; bit += 1000)
+    set_bit (&bitmap, bit);
+  assert_int_equal (bitmap_weight (&bitmap), 1049);
+  set_bit (&bitmap, 0);
+  assert_int_equal (bitmap_weight (&bitmap), 1049);
+  bitmap_clear_group (&bitmap, 0, 1);
+  assert_int_equal (bitmap_weight (&bitmap), 1048);
+  bitmap_free (&bitmap);
+}
+
+/* A few bits of 64 TiB in chunks of 512 bytes: neither looked for word by
+ * word, which would take minutes, nor by touching every page.
+ */
+static void
+few_bits_of_very_many_are_found (void **state)
+{
+  const uint64_t bits = UINT64_C (1) << 37;
+  struct bitmap bitmap;
+
+  (void)state;
+  assert_int_equal (bitmap_init (&bitmap, bits), 0);
+  set_bit (&bitmap, bits / 3);
+  set_bit (&bitmap, bits - 1);
+  assert_int_equal (bitmap_next_group (&bitmap, 0), bits / 3 / 64);
+  assert_int_equal (bitmap_next_group (&bitmap, bits / 3 / 64 + 1),
+                    (bits - 1) / 64);
+  assert_int_equal (bitmap_weight (&bitmap), 2);
+  bitmap_free (&bitmap);
+}
+
 int
 main (void)
 {
@@ -213,6 +304,11 @@ main (void)
     cmocka_unit_test (bitmap_that_cannot_be_is_refused),
     cmocka_unit_test (free_of_nothing_is_allowed),
     cmocka_unit_test (no_bit_is_lost_between_threads),
+    cmocka_unit_test (clearing_bits_clears_no_others),
+    cmocka_unit_test (next_group_finds_each_that_has_a_bit),
+    cmocka_unit_test (next_group_passes_over_what_was_cleared),
+    cmocka_unit_test (weight_is_the_number_of_bits),
+    cmocka_unit_test (few_bits_of_very_many_are_found),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);

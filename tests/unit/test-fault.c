@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Every call in turn goes wrong.
  *
- * A fixed script of writes, zeros, trims, reads and freezes is run again and
- * again; in the N-th run the N-th call that can fail does, until a run is
- * over before its N-th call.  After each step the whole origin, and at the
- * end every snapshot, is compared with a model:
+ * A fixed script of writes, zeros, trims, reads, freezes and deletions is run
+ * again and again, while another thread clears away; in the N-th run the N-th
+ * call that can fail does, until a run is over before its N-th call.  After
+ * each step the whole origin, and at the end every snapshot, is compared with a
+ * model:
  *
  *   a snapshot reads the exact bytes of its instant, or an error; never
  *   others
@@ -12,6 +13,7 @@
  *   break-write: a write that failed has changed nothing, and the snapshot
  *   holds
  *   what was not made good was logged, once
+ *   a deletion never fails, and of what is deleted nothing is left at the end
  */
 
 #include "cmocka-all.h"
@@ -42,6 +44,8 @@ enum step_kind {
   READ_ORIGIN,
   READ_SNAPSHOTS,
   EXTENTS,
+  DELETE, /* the OFFSET-th that was to be frozen */
+  SETTLE, /* wait until all is cleared away */
 };
 
 struct step {
@@ -68,7 +72,23 @@ static const struct step script[] = {
   { WRITE, 0, SIZE },
   { EXTENTS, 0, SIZE },
   { READ_SNAPSHOTS, 0, 0 },
+  { FREEZE, 0, 0 },
+  { WRITE, 20 * CHUNK, 30 * CHUNK },
+  { DELETE, 1, 0 },
+  { FREEZE, 0, 0 },
+  { WRITE, 40 * CHUNK, 10 * CHUNK },
+  { DELETE, 2, 0 },
+  { SETTLE, 0, 0 },
+  { READ_SNAPSHOTS, 0, 0 },
+  { DELETE, 3, 0 },
+  { WRITE, 0, SIZE },
+  { SETTLE, 0, 0 },
+  { EXTENTS, 0, SIZE },
+  { READ_SNAPSHOTS, 0, 0 },
 };
+
+/* As many as the script freezes. */
+#define SNAPSHOTS 4
 
 /* What goes wrong. */
 struct fault {
@@ -104,9 +124,9 @@ static struct {
   atomic_bool hit_origin_change; /* and what it hit was a write to it */
 
   uint8_t origin[SIZE]; /* the model */
-  uint8_t frozen[2][SIZE];
-  struct snapshot *snapshots[2];
-  unsigned snapshot_count;
+  uint8_t frozen[SNAPSHOTS][SIZE];
+  struct snapshot *snapshots[SNAPSHOTS]; /* NULL: not made, or deleted */
+  unsigned freezes;
 } run;
 
 static bool
@@ -207,16 +227,18 @@ check_origin (const struct step *step, const uint8_t *wanted, bool done,
 static void
 check_freeze (void)
 {
+  const unsigned i = run.freezes++;
   struct snapshot *snapshot
       = snapset_freeze (run.fixture.set, &run.fixture.options);
 
+  run.snapshots[i] = snapshot;
   if (snapshot == NULL) {
     run_assert (atomic_load (&run.hit));
     run_assert (messages_count () >= 1);
     return;
   }
-  memcpy (run.frozen[run.snapshot_count], run.origin, SIZE);
-  run.snapshots[run.snapshot_count++] = snapshot;
+  snapset_unpin (run.fixture.set, snapshot);
+  memcpy (run.frozen[i], run.origin, SIZE);
 }
 
 /* Write, or write zeros, as the plugin does. */
@@ -303,6 +325,19 @@ check_extents (unsigned i, const struct step *step)
 }
 
 static void
+check_delete (unsigned i)
+{
+  char who[16];
+  unsigned number;
+
+  if (run.snapshots[i] == NULL)
+    return;
+  snprintf (who, sizeof who, "%u", run.snapshots[i]->number);
+  run_assert (snapset_delete (run.fixture.set, who, false, NULL, &number) == 0);
+  run.snapshots[i] = NULL;
+}
+
+static void
 check_step (const struct step *step)
 {
   static uint8_t buf[SIZE];
@@ -330,12 +365,22 @@ check_step (const struct step *step)
       run_assert (atomic_load (&run.hit) && !run.fault->transient);
     break;
   case READ_SNAPSHOTS:
-    for (unsigned i = 0; i < run.snapshot_count; i++)
-      (void)check_snapshot (i, 0, SIZE);
+    for (unsigned i = 0; i < SNAPSHOTS; i++)
+      if (run.snapshots[i] != NULL)
+        (void)check_snapshot (i, 0, SIZE);
     break;
   case EXTENTS:
-    for (unsigned i = 0; i < run.snapshot_count; i++)
-      check_extents (i, step);
+    for (unsigned i = 0; i < SNAPSHOTS; i++)
+      if (run.snapshots[i] != NULL)
+        check_extents (i, step);
+    break;
+  case DELETE:
+    check_delete ((unsigned)step->offset);
+    break;
+  case SETTLE:
+    call_hook_off = true; /* of the test's own calls */
+    fixture_settle (&run.fixture);
+    call_hook_off = false;
     break;
   }
 }
@@ -352,8 +397,8 @@ causes_logged (void)
 
   snprintf (read, sizeof read, "store %s: read of", test_directory ());
   snprintf (lseek, sizeof lseek, "store %s: lseek of", test_directory ());
-  for (unsigned i = 0; i < run.snapshot_count; i++)
-    if (snapshot_is_broken (run.snapshots[i]))
+  for (unsigned i = 0; i < SNAPSHOTS; i++)
+    if (run.snapshots[i] != NULL && snapshot_is_broken (run.snapshots[i]))
       return n - messages_with (read) - messages_with (lseek);
   return n;
 }
@@ -366,12 +411,13 @@ check_outcome (void)
                          && atomic_load (&run.hit) && !run.fault->transient;
   bool all_good = true;
 
-  for (unsigned i = 0; i < run.snapshot_count; i++) {
-    fixture_drain (run.snapshots[i]);
-    run_assert (may_break || !snapshot_is_broken (run.snapshots[i]));
-  }
-  for (unsigned i = 0; i < run.snapshot_count; i++)
-    for (uint64_t offset = 0; offset < SIZE; offset += CHUNK)
+  fixture_settle (&run.fixture);
+  for (unsigned i = 0; i < SNAPSHOTS; i++)
+    run_assert (may_break || run.snapshots[i] == NULL
+                || !snapshot_is_broken (run.snapshots[i]));
+  for (unsigned i = 0; i < SNAPSHOTS; i++)
+    for (uint64_t offset = 0; run.snapshots[i] != NULL && offset < SIZE;
+         offset += CHUNK)
       if (!check_snapshot (i, offset,
                            SIZE - offset < CHUNK ? SIZE - offset : CHUNK))
         all_good = false;
@@ -380,6 +426,12 @@ check_outcome (void)
   run_assert (causes_logged () <= 1);
   if (run.fault->transient || !atomic_load (&run.hit))
     run_assert (messages_count () == 0);
+
+  for (unsigned i = 0; i < SNAPSHOTS; i++)
+    check_delete (i);
+  fixture_settle (&run.fixture);
+  run_assert (fixture_layers (&run.fixture) == 0);
+  run_assert (fixture_dropped (&run.fixture) == 0);
 }
 
 /* One run; false if it had no such call. */
@@ -396,7 +448,9 @@ run_once (void)
   memset (run.fixture.old + 7 * CHUNK, 0, 20 * CHUNK);
   assert_int_equal (pwrite (run.fixture.fd, run.fixture.old, SIZE, 0), SIZE);
   memcpy (run.origin, run.fixture.old, SIZE);
-  run.snapshot_count = 0;
+  memset (run.snapshots, 0, sizeof run.snapshots);
+  run.freezes = 0;
+  fixture_reclaim (&run.fixture);
   atomic_store (&run.calls, 0);
   atomic_store (&run.hit, false);
   atomic_store (&run.hit_origin_change, false);

@@ -531,6 +531,57 @@ every_chunk_has_one_owner (void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown (name, setup, teardown)
 
+/* --- free space --------------------------------------------------------- */
+
+static void
+what_nobody_has_begun_to_copy_can_be_set_free (void **state)
+{
+  struct fixture *fixture = *state;
+  struct bitmap free_chunks;
+
+  assert_int_equal (bitmap_init (&free_chunks, GROUPS * 64), 0);
+  bitmap_set_group (&fixture->hastrans, 1, 0x0f);
+  struct translation *t = claim (fixture, 64 + 8, 4, 64);
+  assert_int_equal (transtbl_set_free (&fixture->table, &fixture->hastrans,
+                                       &free_chunks, 1, 0xffff),
+                    8);
+  assert_int_equal (bitmap_group (&free_chunks, 1), 0xf0f0);
+  /* Those that are free are not counted again. */
+  assert_int_equal (transtbl_set_free (&fixture->table, &fixture->hastrans,
+                                       &free_chunks, 1, 0x1ffff),
+                    1);
+  assert_int_equal (bitmap_group (&free_chunks, 0), 0);
+  drop (fixture, t);
+  /* What was given back, uncopied, can be. */
+  assert_int_equal (transtbl_set_free (&fixture->table, &fixture->hastrans,
+                                       &free_chunks, 1, 0xf00),
+                    4);
+  bitmap_free (&free_chunks);
+}
+
+static void
+held_are_the_chunks_of_a_group_that_have_translations (void **state)
+{
+  struct fixture *fixture = *state;
+
+  assert_int_equal (transtbl_held (&fixture->table, 0), 0);
+  bitmap_set_group (&fixture->hastrans, 0, 1); /* in the backing file */
+  struct translation *claimed = claim (fixture, 4, 4, 64);
+  struct translation *other = claim (fixture, 40, 8, 64);
+  struct translation *elsewhere = claim (fixture, 64, 64, 64);
+  transtbl_publish (&fixture->table, other,
+                    piece (42, 2, TRANSLATION_LOST, NULL), &fixture->hastrans,
+                    UINT64_C (0xff) << 40);
+  assert_int_equal (transtbl_held (&fixture->table, 0),
+                    UINT64_C (3) << 42 | 0xf0);
+  assert_true (transtbl_held (&fixture->table, 1) == UINT64_MAX);
+  assert_int_equal (transtbl_held (&fixture->table, 2), 0);
+  translation_release (other);
+  drop (fixture, claimed);
+  drop (fixture, elsewhere);
+  assert_int_equal (transtbl_held (&fixture->table, 0), UINT64_C (3) << 42);
+}
+
 int
 main (void)
 {
@@ -557,6 +608,8 @@ main (void)
     TEST (last_user_gives_the_buffer_back),
     TEST (no_memory_is_enomem),
     TEST (every_chunk_has_one_owner),
+    TEST (what_nobody_has_begun_to_copy_can_be_set_free),
+    TEST (held_are_the_chunks_of_a_group_that_have_translations),
   };
 
   return cmocka_run_group_tests (tests, NULL, NULL);
