@@ -95,6 +95,12 @@ on_signal (int signal)
   _exit (128 + signal);
 }
 
+__attribute__ ((constructor)) static void
+choose_tests (void)
+{
+  cmocka_set_test_filter (getenv ("FSSNAP_TEST_ONLY"));
+}
+
 int
 fixture_set_up (void **state)
 {

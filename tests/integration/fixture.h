@@ -4,6 +4,9 @@
  * when that fails or is killed by a timeout.
  *
  * What goes wrong in here fails the test that is running.
+ *
+ * For who looks why: FSSNAP_TEST_ONLY=PATTERN runs some of a program's tests,
+ * FSSNAP_TEST_LOG=1 shows the servers' logs.
  */
 
 #ifndef FSSNAP_TEST_FIXTURE_H
