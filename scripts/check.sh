@@ -3,7 +3,7 @@
 # Build, lint and test.  The last line printed is "N passed, M failed,
 # K skipped", over all runs; the status is 0 if nothing failed.
 #   check.sh check       everything; the sanitizer runs in their short form
-#   check.sh check-asan  unit and stress tests, long, with ASan and UBSan
+#   check.sh check-asan  unit, stress and fuzz tests, long, with ASan and UBSan
 #   check.sh check-tsan  the same with TSan
 #   check.sh check-long  everything in long form, no sanitizer
 set -u
@@ -55,7 +55,8 @@ sanitized () {
   setarch -R true 2>/dev/null && local aslr=(setarch -R)
   step "build with $2" sh scripts/build.sh "$1" -Db_sanitize="$2" \
     -Db_lundef=false || return
-  run_tests "$1" --suite unit --suite stress --timeout-multiplier "$3"
+  run_tests "$1" --suite unit --suite stress --suite fuzz \
+    --timeout-multiplier "$3"
 }
 
 plain () {

@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SIZE (1 << 20)
@@ -122,6 +124,47 @@ who_never_reads_does_not_keep_the_server_from_ending (void **state)
   assert_true (ends (f->server.pid, 10));
   assert_int_equal (server_wait (&f->server), 0);
   assert_int_equal (server_logged (&f->server, "hangs"), 0);
+}
+
+/* Seconds of processor time that the server has used. */
+static double
+server_time (const struct fixture *f)
+{
+  struct timespec used;
+  clockid_t clock;
+
+  assert_int_equal (clock_getcpuclockid (f->server.pid, &clock), 0);
+  assert_int_equal (clock_gettime (clock, &used), 0);
+  return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+/* Who comes then waits until there are some again, and so does the server,
+ * without running in circles.
+ */
+static void
+descriptors_may_run_out (void **state)
+{
+  struct fixture *f = *state;
+  struct control *c = connection (f);
+  struct rlimit before, none;
+
+  assert_int_equal (prlimit (f->server.pid, RLIMIT_NOFILE, NULL, &before), 0);
+  none = before;
+  none.rlim_cur = 3;
+  assert_int_equal (prlimit (f->server.pid, RLIMIT_NOFILE, &none, NULL), 0);
+  const double used = server_time (f);
+  struct control *waiting = control_connect (f, NULL);
+  control_request (waiting, "snapshot.list", NULL);
+  struct pollfd pollfd = { .fd = waiting->fd, .events = POLLIN };
+  assert_int_equal (poll (&pollfd, 1, 1000), 0);
+  assert_true (server_time (f) - used < 0.3);
+  const json_t *error = call_fails (c, FAILED, "snapshot.create", NULL);
+  assert_string_equal (string (json_object_get (error, "data"), "errno"),
+                       "EMFILE");
+  call_fails (c, FAILED, "server.info", NULL);
+  assert_string_equal (listed (c, true), "");
+  assert_int_equal (prlimit (f->server.pid, RLIMIT_NOFILE, &before, NULL), 0);
+  assert_non_null (json_object_get (control_reply (waiting), "result"));
 }
 
 static void
@@ -323,6 +366,7 @@ main (void)
     fixture_test (a_connection_that_ends_makes_room),
     fixture_test (who_never_reads_holds_up_nobody),
     fixture_test (who_never_reads_does_not_keep_the_server_from_ending),
+    fixture_test (descriptors_may_run_out),
     fixture_test (who_reads_late_gets_all_replies),
     fixture_test (who_goes_after_half_a_line_leaves_nothing),
     fixture_test (who_goes_without_the_reply_has_made_a_snapshot),
