@@ -6,6 +6,7 @@
 #include "config.h"
 #include "control.h"
 #include "cow.h"
+#include "lookup.h"
 #include "origin.h"
 #include "reclaim.h"
 #include "snapset.h"

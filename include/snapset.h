@@ -92,46 +92,6 @@ void snapset_free (struct snapset *set);
 struct snapshot *snapset_freeze (struct snapset *set,
                                  const struct snapshot_options *options);
 
-/* Whether snapshots may be called so: up to 64 letters, digits, '.', '_' and
- * '-', a letter or digit first, not all digits.
- */
-bool snapset_is_name (const char *name);
-
-/* The snapshot that WHO means, a number or a name; NULL: the newest.  No
- * deleted one.  It stays as long as the chain is not changed.  NULL: none.
- */
-struct snapshot *snapset_find (struct snapset *set, const char *who);
-
-/* The same, and the snapshot has a client more, or is kept from being freed
- * for a while, until it is given back.
- */
-struct snapshot *snapset_open (struct snapset *set, const char *who);
-void snapset_close (struct snapset *set, struct snapshot *snapshot);
-struct snapshot *snapset_pin (struct snapset *set, const char *who);
-void snapset_unpin (struct snapset *set, struct snapshot *snapshot);
-
-/* All snapshots, oldest first, each pinned; ALL: those too that are deleted
- * and not freed yet.  A list of *COUNT to be freed, or NULL with errno.
- */
-struct snapshot **snapset_list (struct snapset *set, bool all, size_t *count);
-
-/* The newest snapshot, or NULL. */
-struct snapshot *snapset_newest (struct snapset *set);
-
-/* The layer whose copies hold most memory, of those that are needed still,
- * pinned; NULL: none holds any.
- */
-struct snapshot *snapset_memory_holder (struct snapset *set);
-
-/* What of a snapshot changes under LOCK. */
-struct snapshot_status {
-  unsigned clients;
-  bool creating;
-  unsigned blocked_by; /* the number of a newer one that broke, or 0 */
-};
-struct snapshot_status snapset_status (struct snapset *set,
-                                       struct snapshot *snapshot);
-
 /* Delete a snapshot: it is listed no more, its reads fail, no write waits
  * for it.  Without FORCE not one that has clients, nor one that somebody
  * else than CREATOR is creating.  Does not wait for any store.  0, or -1
@@ -143,17 +103,10 @@ int snapset_delete (struct snapset *set, const char *who, bool force,
 /* CREATOR has gone away: delete, by force, what it was creating.  Logged. */
 void snapset_abandon (struct snapset *set, const void *creator);
 
-/* The highest number that a snapshot ever had, or 0. */
-unsigned snapset_highest (struct snapset *set);
-
 /* CREATOR has done what it wanted with the snapshot it creates.  0, or -1
  * with errno (ENOENT, EPERM), reported.
  */
 int snapset_finish (struct snapset *set, const char *who, const void *creator);
-
-/* Whether the snapshot is being created by CREATOR. */
-bool snapset_is_creator (struct snapset *set, struct snapshot *snapshot,
-                         const void *creator);
 
 /* For who clears away: take a deleted layer out of the chain.  MUTATIONS is
  * held.
@@ -164,6 +117,13 @@ void snapset_drop (struct snapset *set, struct snapshot *layer);
  * pinned: true if now the caller may free it.
  */
 bool snapset_forget (struct snapset *set, struct snapshot *layer);
+
+/* The newest snapshot, or NULL. */
+static inline struct snapshot *
+snapset_newest (struct snapset *set)
+{
+  return atomic_load_explicit (&set->newest, memory_order_acquire);
+}
 
 /* Pass the gate as a reader.  Not recursive. */
 void snapset_enter (struct snapset *set);

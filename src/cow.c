@@ -34,6 +34,7 @@
 
 #include "cow.h"
 #include "copy.h"
+#include "lookup.h"
 #include "resolve.h"
 
 #include <errno.h>

@@ -8,6 +8,7 @@
 
 #include "methods.h"
 #include "listeners.h"
+#include "lookup.h"
 #include "report.h"
 #include "scoped.h"
 

@@ -18,17 +18,15 @@
  */
 
 #include "snapset.h"
+#include "lookup.h"
 #include "report.h"
 #include "scoped.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-#define NAME_MAX_LENGTH 64
 
 struct snapset *
 snapset_create (struct origin *origin, const struct engine_type *engine,
@@ -133,180 +131,6 @@ snapset_stop (struct snapset *set, unsigned timeout)
   return r;
 }
 
-struct snapshot *
-snapset_newest (struct snapset *set)
-{
-  return atomic_load_explicit (&set->newest, memory_order_acquire);
-}
-
-bool
-snapset_is_name (const char *name)
-{
-  static const char allowed[] = "abcdefghijklmnopqrstuvwxyz"
-                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-  const size_t length = strlen (name);
-
-  return length > 0 && length <= NAME_MAX_LENGTH
-         && isalnum ((unsigned char)*name) && strspn (name, allowed) == length
-         && strspn (name, "0123456789") < length;
-}
-
-/* The number that WHO is, or 0. */
-static unsigned
-parse_number (const char *who)
-{
-  if (*who == '0' || strlen (who) > 9
-      || strspn (who, "0123456789") != strlen (who))
-    return 0;
-  return (unsigned)strtoul (who, NULL, 10);
-}
-
-/* LOCK or MUTATIONS is held. */
-static struct snapshot *
-find_number (struct snapset *set, unsigned number)
-{
-  struct snapshot *s = set->last;
-
-  while (s != NULL && (snapshot_is_deleted (s) || s->number != number))
-    s = s->older;
-  return s;
-}
-
-static struct snapshot *
-find_name (struct snapset *set, const char *name)
-{
-  struct snapshot *s = set->last;
-
-  while (s != NULL
-         && (snapshot_is_deleted (s) || s->name == NULL
-             || strcmp (s->name, name) != 0))
-    s = s->older;
-  return s;
-}
-
-static struct snapshot *
-find (struct snapset *set, const char *who)
-{
-  if (who == NULL)
-    return snapset_newest (set);
-  const unsigned number = parse_number (who);
-  return number != 0 ? find_number (set, number) : find_name (set, who);
-}
-
-struct snapshot *
-snapset_find (struct snapset *set, const char *who)
-{
-  SCOPED_LOCK (&set->lock);
-  return find (set, who);
-}
-
-struct snapshot *
-snapset_open (struct snapset *set, const char *who)
-{
-  SCOPED_LOCK (&set->lock);
-  struct snapshot *snapshot = find (set, who);
-  if (snapshot != NULL)
-    snapshot->clients++;
-  return snapshot;
-}
-
-void
-snapset_close (struct snapset *set, struct snapshot *snapshot)
-{
-  bool last;
-
-  {
-    SCOPED_LOCK (&set->lock);
-    last = --snapshot->clients == 0 && snapshot_is_deleted (snapshot);
-  }
-  if (last)
-    bell_ring (&set->bell);
-}
-
-struct snapshot *
-snapset_pin (struct snapset *set, const char *who)
-{
-  SCOPED_LOCK (&set->lock);
-  struct snapshot *snapshot = find (set, who);
-  if (snapshot != NULL)
-    snapshot->pins++;
-  return snapshot;
-}
-
-void
-snapset_unpin (struct snapset *set, struct snapshot *snapshot)
-{
-  bool last;
-
-  {
-    SCOPED_LOCK (&set->lock);
-    last = --snapshot->pins == 0 && snapshot_is_deleted (snapshot);
-  }
-  if (last)
-    bell_ring (&set->bell);
-}
-
-struct snapshot **
-snapset_list (struct snapset *set, bool all, size_t *count)
-{
-  size_t layers = 0, n = 0;
-
-  SCOPED_LOCK (&set->lock);
-  for (struct snapshot *s = set->oldest; s != NULL; s = newer (s))
-    layers++;
-  for (struct snapshot *s = set->dropped; all && s != NULL; s = s->next)
-    layers++;
-  struct snapshot **list = malloc ((layers + 1) * sizeof (struct snapshot *));
-  if (list == NULL)
-    return NULL;
-  for (struct snapshot *s = set->dropped; all && s != NULL; s = s->next)
-    list[n++] = s;
-  for (struct snapshot *s = set->oldest; s != NULL; s = newer (s))
-    if (all || !snapshot_is_deleted (s))
-      list[n++] = s;
-  for (size_t i = 0; i < n; i++)
-    list[i]->pins++;
-  *count = n;
-  return list;
-}
-
-struct snapshot *
-snapset_memory_holder (struct snapset *set)
-{
-  struct snapshot *holder = NULL;
-  uint64_t most = 0;
-
-  SCOPED_LOCK (&set->lock);
-  for (struct snapshot *s = set->last; s != NULL; s = s->older) {
-    const uint64_t bytes = atomic_load (&s->in_memory);
-    if (bytes > most && !atomic_load (&s->gone)) {
-      most = bytes;
-      holder = s;
-    }
-  }
-  if (holder != NULL)
-    holder->pins++;
-  return holder;
-}
-
-struct snapshot_status
-snapset_status (struct snapset *set, struct snapshot *snapshot)
-{
-  SCOPED_LOCK (&set->lock);
-  struct snapshot_status status
-      = { .clients = snapshot->clients, .creating = snapshot->creator != NULL };
-  /* The links of one that has left the chain are stale. */
-  struct snapshot *s
-      = snapshot_is_broken (snapshot) || snapshot_is_deleted (snapshot)
-            ? NULL
-            : newer (snapshot);
-  while (s != NULL && !snapshot_is_broken (s))
-    s = newer (s);
-  if (s != NULL)
-    status.blocked_by = s->number;
-  return status;
-}
-
 /* Choose newest and target anew; returns the target that was, if writers
  * that wait for it have to be woken once no lock is held.  All locks are
  * held.
@@ -363,7 +187,7 @@ reserve (struct snapset *set, const char *name, struct reservation *reservation)
     report_error ("a snapshot cannot be called '%s': a name has up to %d "
                   "letters, digits, '.', '_' and '-', begins with a letter or "
                   "a digit, and is not all digits",
-                  name, NAME_MAX_LENGTH);
+                  name, SNAPSET_NAME_MAX);
     errno = EINVAL;
     return -1;
   }
@@ -371,7 +195,7 @@ reserve (struct snapset *set, const char *name, struct reservation *reservation)
   SCOPED_LOCK (&set->lock);
   unsigned taken = 0;
   if (name != NULL) {
-    const struct snapshot *other = find_name (set, name);
+    const struct snapshot *other = lookup_name (set, name);
     if (other != NULL)
       taken = other->number;
     for (const struct reservation *r = set->reserved; r != NULL; r = r->next)
@@ -592,7 +416,7 @@ static struct snapshot *
 find_locked (struct snapset *set, const char *who)
 {
   SCOPED_LOCK (&set->lock);
-  return find (set, who);
+  return lookup (set, who);
 }
 
 int
@@ -632,18 +456,11 @@ snapset_abandon (struct snapset *set, const void *creator)
   }
 }
 
-unsigned
-snapset_highest (struct snapset *set)
-{
-  SCOPED_LOCK (&set->lock);
-  return set->highest;
-}
-
 int
 snapset_finish (struct snapset *set, const char *who, const void *creator)
 {
   SCOPED_LOCK (&set->lock);
-  struct snapshot *snapshot = find (set, who);
+  struct snapshot *snapshot = lookup (set, who);
   if (snapshot == NULL) {
     report_error ("there is no snapshot %s", who != NULL ? who : "at all");
     errno = ENOENT;
@@ -657,14 +474,6 @@ snapset_finish (struct snapset *set, const char *who, const void *creator)
   }
   snapshot->creator = NULL;
   return 0;
-}
-
-bool
-snapset_is_creator (struct snapset *set, struct snapshot *snapshot,
-                    const void *creator)
-{
-  SCOPED_LOCK (&set->lock);
-  return snapshot->creator == creator;
 }
 
 void

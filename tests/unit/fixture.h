@@ -9,6 +9,7 @@
 #define FSSNAP_FIXTURE_H
 
 #include "cow.h"
+#include "lookup.h"
 #include "origin.h"
 #include "reclaim.h"
 #include "snapset.h"
