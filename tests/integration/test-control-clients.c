@@ -148,6 +148,7 @@ descriptors_may_run_out (void **state)
   struct control *c = connection (f);
   struct rlimit before, none;
 
+  listed (c, true); /* the server has accepted it */
   assert_int_equal (prlimit (f->server.pid, RLIMIT_NOFILE, NULL, &before), 0);
   none = before;
   none.rlim_cur = 3;

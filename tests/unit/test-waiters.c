@@ -8,6 +8,7 @@
 #include "fake-engine.h"
 #include "fixture.h"
 #include "nbdkit-stub.h"
+#include "scoped.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -67,11 +68,18 @@ is_retired (struct snapshot *snapshot)
   return atomic_load (&snapshot->retired);
 }
 
+static struct snapshot *
+target_now (void)
+{
+  SCOPED_LOCK (&here.set->lock);
+  return here.set->target;
+}
+
 static void
 assert_target (struct snapshot *newest, struct snapshot *target)
 {
   assert_ptr_equal (snapset_newest (here.set), newest);
-  assert_ptr_equal (here.set->target, target);
+  assert_ptr_equal (target_now (), target);
 }
 
 /* --- the target --------------------------------------------------------- */
