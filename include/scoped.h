@@ -27,7 +27,7 @@ scoped_free (void *pointer)
 }
 
 /* Hold MUTEX from here to the end of the block. */
-#define SCOPED_LOCK(mutex) SCOPED_LOCK_NAMED (mutex, __COUNTER__)
+#define SCOPED_LOCK(mutex) SCOPED_LOCK_NAMED (mutex, __LINE__)
 #define SCOPED_LOCK_NAMED(mutex, n) SCOPED_LOCK_AS (mutex, n)
 #define SCOPED_LOCK_AS(mutex, n)                                               \
   __attribute__ ((cleanup (scoped_unlock), unused))                            \

@@ -31,6 +31,11 @@
 /* The part of a line that is read at a time. */
 #define READ_SIZE ((size_t)16 << 10)
 
+/* How long a connection waits that cannot be accepted yet: nobody tells when
+ * a descriptor has become free.
+ */
+#define RETRY_MS 100
+
 /* Each is a thread of ours; administrators do not need many. */
 #define CONNECTIONS_MAX 32
 
@@ -171,14 +176,16 @@ control_free (struct control *control)
 /* --- the wire -------------------------------------------------------------
  */
 
-/* Wait until FD is ready for EVENTS.  False: the server ends. */
+/* Wait until FD (-1: none) is ready for EVENTS, for at most TIMEOUT
+ * milliseconds (-1: any time).  False: the server ends.
+ */
 static bool
-await (const struct control *control, int fd, short events)
+await (const struct control *control, int fd, short events, int timeout)
 {
   struct pollfd fds[]
       = { { .fd = control->quit, .events = POLLIN }, { fd, events, 0 } };
 
-  while (poll (fds, 2, -1) == -1)
+  while (poll (fds, 2, timeout) == -1)
     if (errno != EINTR)
       return false;
   return fds[0].revents == 0;
@@ -196,7 +203,7 @@ send_all (const struct connection *connection, const char *text, size_t length)
       length -= (size_t)r;
     }
     else if (r == -1 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-      if (!await (connection->control, connection->fd, POLLOUT))
+      if (!await (connection->control, connection->fd, POLLOUT, -1))
         return false;
     }
     else if (r == 0 || errno != EINTR)
@@ -376,7 +383,7 @@ serve (void *arg)
   struct connection *connection = arg;
   struct control *control = connection->control;
 
-  while (await (control, connection->fd, POLLIN) && receive (connection)
+  while (await (control, connection->fd, POLLIN, -1) && receive (connection)
          && serve_lines (connection))
     ;
   methods_disconnect (control->context, connection);
@@ -424,7 +431,8 @@ start_thread (struct control *control, void *(*function) (void *), void *arg,
   return err;
 }
 
-static void
+/* False: for want of descriptors or memory the connection has to wait. */
+static bool
 accept_one (struct control *control)
 {
   pthread_t thread;
@@ -433,11 +441,12 @@ accept_one (struct control *control)
   struct connection *connection;
 
   if (fd == -1)
-    return;
+    return errno != EMFILE && errno != ENFILE && errno != ENOBUFS
+           && errno != ENOMEM;
   connection = calloc (1, sizeof *connection);
   if (connection == NULL) {
     close (fd);
-    return;
+    return true;
   }
   connection->control = control;
   connection->fd = fd;
@@ -447,12 +456,13 @@ accept_one (struct control *control)
                           "only root and the server's own user may use the "
                           "control socket"));
   else if (start_thread (control, serve, connection, &thread, true) == 0)
-    return;
+    return true;
   else
     reply (connection, NULL, NULL,
            methods_error (METHOD_TOO_MANY, 0,
                           "there are %u connections already", CONNECTIONS_MAX));
   close_connection (connection);
+  return true;
 }
 
 static void *
@@ -460,8 +470,9 @@ accept_all (void *arg)
 {
   struct control *control = arg;
 
-  while (await (control, control->listener, POLLIN))
-    accept_one (control);
+  while (await (control, control->listener, POLLIN, -1))
+    if (!accept_one (control))
+      await (control, -1, 0, RETRY_MS);
   thread_ended (control);
   return NULL;
 }

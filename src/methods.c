@@ -583,6 +583,8 @@ static const struct {
   { "snapshot.set_free", snapshot_set_free_call },
 };
 
+#define N_METHODS (sizeof methods / sizeof methods[0])
+
 json_t *
 methods_call (const struct methods *context, const void *connection,
               const char *method, json_t *params, json_t **error)
@@ -592,11 +594,15 @@ methods_call (const struct methods *context, const void *connection,
                              .params = params,
                              .error = error };
 
+  size_t i = 0;
+
   *error = NULL;
-  for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
-    if (strcmp (methods[i].name, method) == 0)
-      return methods[i].function (&call);
-  return fail (&call, METHOD_UNKNOWN, 0, "there is no method %s", method);
+  while (i < N_METHODS && strcmp (methods[i].name, method) != 0)
+    i++;
+  if (i == N_METHODS)
+    return fail (&call, METHOD_UNKNOWN, 0, "there is no method %s", method);
+  json_t *result = methods[i].function (&call);
+  return result;
 }
 
 void
