@@ -601,8 +601,7 @@ methods_call (const struct methods *context, const void *connection,
     i++;
   if (i == N_METHODS)
     return fail (&call, METHOD_UNKNOWN, 0, "there is no method %s", method);
-  json_t *result = methods[i].function (&call);
-  return result;
+  return methods[i].function (&call);
 }
 
 void
