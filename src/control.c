@@ -68,7 +68,8 @@ struct connection {
 static bool
 is_in_use (const struct sockaddr_un *address)
 {
-  const int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int fd
+      = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   const bool used
       = connect (fd, (const struct sockaddr *)address, sizeof *address) == 0
         || errno != ECONNREFUSED;

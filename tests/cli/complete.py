@@ -9,6 +9,7 @@ The bash reads RCFILE first.
 import os
 import pty
 import sys
+import termios
 import threading
 
 KEYS = {"tab": "\t", "all": "\x1b*"}
@@ -40,6 +41,13 @@ def start_bash(rcfile, out):
     return pid, terminal
 
 
+def await_readline(terminal):
+    """What is typed before it has set the terminal up may be lost; nothing
+    tells when it has, but the terminal's settings."""
+    while termios.tcgetattr(terminal)[3] & termios.ICANON:
+        os.sched_yield()
+
+
 def main(rcfile):
     with open(rcfile, "a") as settings:
         settings.write(SETTINGS)
@@ -51,8 +59,10 @@ def main(rcfile):
         sys.exit("bash did not start")
     for line in sys.stdin:
         key, _, typed = line.rstrip("\n").partition(" ")
+        await_readline(terminal)
         os.write(terminal, (typed + KEYS[key] + "\x18w").encode())
         print(lines.readline().rstrip("\n"), flush=True)
+        await_readline(terminal)
         os.write(terminal, b"\x01\x0b")  # to its beginning, erase to the end
     os.close(terminal)
     os.waitpid(pid, 0)
