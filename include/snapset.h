@@ -52,6 +52,8 @@ struct snapset {
   struct snapshot *target;            /* the layer that writes copy into, or
                                          NULL: they copy nothing */
   _Atomic uint64_t moves;             /* see resolve.h */
+  _Atomic uint64_t memory_breaks;     /* how often writes had waited for
+                                         memory in vain */
   _Atomic uint64_t deletions;         /* how many there were */
 
   /* Under LOCK. */

@@ -46,6 +46,7 @@ struct cow_write {
   uint64_t tried;            /* chunks of it before this one were kept, or
                                 had an owner, when it last looked */
   bool waited;               /* DEADLINE is set */
+  uint64_t breaks;           /* the set's memory_breaks at that time */
   struct timespec deadline;
   struct buffer *buffer;    /* memory for the next run, or NULL */
   size_t want;              /* bytes of memory to wait for, or 0 */
@@ -250,27 +251,31 @@ wait_for_owner (struct snapshot *snapshot, struct cow_write *write)
 }
 
 /* The write has waited for memory for as long as it may.  Whose copies are
- * in the way?  If it is another snapshot's, whose store must be hanging, that
- * one is given up instead of the target, and the write waits once more.
+ * in the way?  If they are another snapshot's, whose store must be hanging,
+ * that one is given up instead of the target.  True: the write may wait once
+ * more, for the memory that this gives, or that another write got so.
  */
 static bool
 break_memory_holder (struct snapset *set, const struct snapshot *target,
                      struct cow_write *write)
 {
-  struct snapshot *holder = snapset_memory_holder (set);
+  bool other = true;
 
-  if (holder == NULL)
-    return false;
-  const bool other
-      = holder != target && holder->options.on_error == ON_ERROR_BREAK_SNAPSHOT;
-  if (other)
-    snapshot_break (holder, EIO,
-                    "backing store %s: its copies held max-memory for as long "
-                    "as cow-timeout allows",
-                    backfile_name (holder->backfile));
-  snapset_unpin (set, holder);
-  if (other)
-    write->waited = false;
+  /* Writes wait together: one of them acts for all. */
+  if (atomic_compare_exchange_strong (&set->memory_breaks, &write->breaks,
+                                      write->breaks + 1)) {
+    struct snapshot *holder = snapset_memory_holder (set);
+    other = holder != NULL && holder != target
+            && holder->options.on_error == ON_ERROR_BREAK_SNAPSHOT;
+    if (other)
+      snapshot_break (holder, EIO,
+                      "backing store %s: its copies held max-memory for as "
+                      "long as cow-timeout allows",
+                      backfile_name (holder->backfile));
+    if (holder != NULL)
+      snapset_unpin (set, holder);
+  }
+  write->waited = !other;
   return other;
 }
 
@@ -285,6 +290,8 @@ wait_outside (struct snapset *set, struct snapshot *snapshot,
   int err = 0;
 
   atomic_fetch_add_explicit (&snapshot->waits, 1, memory_order_relaxed);
+  if (!write->waited)
+    write->breaks = atomic_load (&set->memory_breaks);
   if (write->busy != NULL)
     err = wait_for_owner (snapshot, write);
   else {

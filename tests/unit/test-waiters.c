@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <string.h>
 #include <unistd.h>
@@ -350,6 +351,45 @@ wait_for_memory_that_is_too_long_breaks_who_holds_it (void **state)
   assert_frozen (&here, b);
 }
 
+#define WRITERS 8
+
+static void *
+write_part (void *arg)
+{
+  const uint64_t part = here.size / WRITERS;
+  const int r = fixture_write (&here, *(unsigned *)arg * part, part, 9);
+
+  assert (r == 0);
+  return NULL;
+}
+
+/* Their times are up together, and only one of them gives a snapshot up. */
+static void
+many_that_waited_for_memory_break_one_snapshot (void **state)
+{
+  pthread_t writers[WRITERS];
+  unsigned numbers[WRITERS];
+
+  (void)state;
+  fixture_close (&here);
+  start (100000);
+  here.options.cow_timeout = 1;
+  struct snapshot *a = freeze_on_a_hanging_store ();
+  for (unsigned i = 0; i < WRITERS; i++) {
+    numbers[i] = i;
+    pthread_create (&writers[i], NULL, write_part, &numbers[i]);
+  }
+  while (atomic_load (&a->throttled) < WRITERS / 2)
+    sched_yield ();
+  struct snapshot *b = freeze (CHUNK);
+  for (unsigned i = 0; i < WRITERS; i++)
+    pthread_join (writers[i], NULL);
+  assert_true (snapshot_is_broken (a));
+  assert_false (snapshot_is_broken (b));
+  assert_one_message ("snapshot 1 is broken", "its copies held max-memory");
+  assert_frozen (&here, b);
+}
+
 static void
 waiter_goes_on_when_the_store_does (void **state)
 {
@@ -517,6 +557,7 @@ main (int argc, char **argv)
     TEST (waiter_for_memory_goes_on_when_the_snapshot_is_deleted),
     TEST (waiter_for_memory_waits_for_the_sake_of_whom_it_copies_to),
     TEST (wait_for_memory_that_is_too_long_breaks_who_holds_it),
+    TEST (many_that_waited_for_memory_break_one_snapshot),
     TEST (waiter_goes_on_when_the_store_does),
     TEST (neither_creation_nor_deletion_waits_for_a_hanging_store),
     TEST (deleted_one_whose_store_hangs_keeps_what_older_ones_need),
