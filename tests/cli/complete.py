@@ -8,6 +8,7 @@ The bash reads RCFILE first.
 
 import os
 import pty
+import signal
 import sys
 import termios
 import threading
@@ -64,7 +65,8 @@ def main(rcfile):
         print(lines.readline().rstrip("\n"), flush=True)
         await_readline(terminal)
         os.write(terminal, b"\x01\x0b")  # to its beginning, erase to the end
-    os.close(terminal)
+    # Closing the terminal would not do: the thread that reads it keeps it.
+    os.kill(pid, signal.SIGHUP)
     os.waitpid(pid, 0)
 
 
