@@ -66,7 +66,7 @@ def main(rcfile):
         await_readline(terminal)
         os.write(terminal, b"\x01\x0b")  # to its beginning, erase to the end
     # Closing the terminal would not do: the thread that reads it keeps it.
-    os.kill(pid, signal.SIGHUP)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
