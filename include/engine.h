@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* What writes the flusher's requests: io_uring, or pwritev.
+/* What does the flusher's requests: io_uring, or pwritev and fdatasync.
  *
  * One thread, the flusher's, makes the engine and calls it; only wake may
  * be called by others.  An engine moves bytes and reports what the kernel
@@ -17,13 +17,13 @@
  */
 #define ENGINE_SEGMENTS 64
 
-/* One write.  The owner fills it in, the engine sets RESULT. */
+/* One write or sync.  The owner fills it in, the engine sets RESULT. */
 struct engine_request {
   struct engine_request *next;
   int fd;
   uint64_t offset;
-  unsigned segments;
-  int64_t result; /* bytes written, or -errno */
+  unsigned segments; /* 0: no write; have FD's data on stable storage */
+  int64_t result;    /* bytes written, or -errno */
   struct iovec segment[ENGINE_SEGMENTS];
 };
 

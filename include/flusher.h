@@ -23,6 +23,8 @@ struct flush_job {
   uint64_t offset;              /*                             */
   const void *data;             /* what, LENGTH bytes; none: DONE is just */
   size_t length;                /* called on the flusher's thread */
+  bool sync;                    /* nothing to write: what was written of FD
+                                   goes to stable storage */
   bool urgent;                  /* someone waits for DONE */
   const atomic_bool *cancelled; /* true: do not begin, fail with ECANCELED */
 

@@ -44,8 +44,11 @@ run (void *arg)
   struct engine_request *request;
 
   while ((request = take (engine)) != NULL) {
-    const ssize_t r = pwritev (request->fd, request->segment,
-                               (int)request->segments, (off_t)request->offset);
+    const ssize_t r
+        = request->segments == 0
+              ? fdatasync (request->fd)
+              : pwritev (request->fd, request->segment, (int)request->segments,
+                         (off_t)request->offset);
     request->result = r == -1 ? -errno : r;
 
     SCOPED_LOCK (&engine->lock);

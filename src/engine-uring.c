@@ -95,7 +95,9 @@ uring_submit (struct engine *engine, struct engine_request *request)
 {
   struct io_uring_sqe *sqe = next_sqe (engine);
 
-  if (request->segments == 1)
+  if (request->segments == 0)
+    io_uring_prep_fsync (sqe, request->fd, IORING_FSYNC_DATASYNC);
+  else if (request->segments == 1)
     io_uring_prep_write (sqe, request->fd, request->segment[0].iov_base,
                          (unsigned)request->segment[0].iov_len,
                          request->offset);

@@ -260,7 +260,8 @@ begin (struct flusher *flusher, struct write *write)
   request->fd = write->jobs->fd;
   request->offset = write->jobs->offset + skip;
   request->segments = 0;
-  for (struct flush_job *job = write->jobs; job != NULL; job = job->next) {
+  for (struct flush_job *job = write->jobs; job != NULL && !job->sync;
+       job = job->next) {
     /* iovec has no const; writing does not change the data. */
     request->segment[request->segments++]
         = (struct iovec){ .iov_base = (uint8_t *)(uintptr_t)job->data + skip,
@@ -270,13 +271,15 @@ begin (struct flusher *flusher, struct write *write)
   flusher->type->submit (flusher->engine, request);
 }
 
-/* Jobs that need no write end here. */
+/* Jobs that need nothing of the engine end here. */
 static bool
 ended_early (struct flusher *flusher, struct flush_job *job)
 {
-  if (job->length > 0 && !atomic_load (job->cancelled))
+  const bool call = job->length == 0 && !job->sync;
+
+  if (!call && !atomic_load (job->cancelled))
     return false;
-  finish (flusher, job, job->length > 0 ? ECANCELED : 0);
+  finish (flusher, job, call ? 0 : ECANCELED);
   return true;
 }
 
@@ -333,7 +336,7 @@ begin_writes (struct flusher *flusher)
     struct write *write = take_idle (flusher, job);
     size_t length = job->length;
     unsigned segments = 1;
-    while (flusher->batch_next < flusher->batch_count
+    while (!job->sync && flusher->batch_next < flusher->batch_count
            && segments < ENGINE_SEGMENTS && length < WRITE_LIMIT
            && flusher->under_way_bytes + length < flusher->most) {
       struct flush_job *next = flusher->batch[flusher->batch_next];
@@ -396,6 +399,10 @@ complete (struct flusher *flusher, struct write *write)
   }
   if (result == -EAGAIN && ++write->tries > TRIES)
     result = -EIO;
+  if (result == 0 && write->jobs->sync) {
+    finish (flusher, write->jobs, 0);
+    write->jobs = NULL;
+  }
   if (write->jobs != NULL
       && (result > 0 || result == -EINTR || result == -EAGAIN)) {
     begin (flusher, write);
