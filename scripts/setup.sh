@@ -8,8 +8,8 @@ packages_of () {
   case $1 in
     make) echo make ;;
     build) echo gcc libc6-dev meson ninja-build pkg-config perl nbdkit \
-      nbdkit-plugin-dev liburing-dev libjansson-dev libnbd-dev libcmocka-dev \
-      libfuse3-dev ;;
+      nbdkit-plugin-dev liburing-dev libisal-dev libjansson-dev libnbd-dev \
+      libcmocka-dev libfuse3-dev uuid-dev ;;
     demo) echo bash libnbd-bin qemu-utils e2fsprogs python3 ;;
     check) echo bash-completion clang fio fuse3 mount util-linux ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck ;;

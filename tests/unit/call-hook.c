@@ -27,6 +27,11 @@ off_t __real_lseek64 (int fd, off_t offset, int whence);
 int __real_fstat64 (int fd, struct stat *st);
 int __real_fcntl64 (int fd, int command, ...);
 int __real_unlink (const char *path);
+int __real_openat64 (int directory, const char *path, int flags, ...);
+int __real_fsync (int fd);
+int __real_renameat (int from, const char *old, int to, const char *new);
+int __real_renameat2 (int from, const char *old, int to, const char *new,
+                      unsigned flags);
 void *__real_malloc (size_t size);
 void *__real_calloc (size_t n, size_t size);
 void *__real_aligned_alloc (size_t alignment, size_t size);
@@ -218,6 +223,42 @@ int
 __wrap_unlink (const char *path)
 {
   return fails_simply (CALL_UNLINK, -1) ? -1 : __real_unlink (path);
+}
+
+int
+__wrap_openat64 (int directory, const char *path, int flags, ...)
+{
+  va_list args;
+
+  va_start (args, flags);
+  const unsigned mode = va_arg (args, unsigned);
+  va_end (args);
+  return fails_simply (CALL_OPEN, directory)
+             ? -1
+             : __real_openat64 (directory, path, flags, mode);
+}
+
+int
+__wrap_fsync (int fd)
+{
+  return fails_simply (CALL_FSYNC, fd) ? -1 : __real_fsync (fd);
+}
+
+int
+__wrap_renameat (int from, const char *old, int to, const char *new)
+{
+  return fails_simply (CALL_RENAME, from)
+             ? -1
+             : __real_renameat (from, old, to, new);
+}
+
+int
+__wrap_renameat2 (int from, const char *old, int to, const char *new,
+                  unsigned flags)
+{
+  return fails_simply (CALL_RENAME2, from)
+             ? -1
+             : __real_renameat2 (from, old, to, new, flags);
 }
 
 static bool

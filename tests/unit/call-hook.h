@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum call {
-  CALL_OPEN,
+  CALL_OPEN, /* also openat */
   CALL_PREAD,
   CALL_PWRITE,
   CALL_PWRITEV,
@@ -23,8 +23,11 @@ enum call {
   CALL_FSTAT,
   CALL_FCNTL,
   CALL_UNLINK,
-  CALL_MEMORY, /* malloc, calloc, aligned_alloc, mmap; COUNT bytes */
-  CALL_WAIT,   /* pthread_cond_wait and timedwait, their lock is held */
+  CALL_FSYNC,
+  CALL_RENAME,
+  CALL_RENAME2, /* with flags */
+  CALL_MEMORY,  /* malloc, calloc, aligned_alloc, mmap; COUNT bytes */
+  CALL_WAIT,    /* pthread_cond_wait and timedwait, their lock is held */
 };
 
 struct call_event {
