@@ -3,13 +3,16 @@
  * the work is done in src/, see docs/architecture.md.
  */
 
+#include "closing.h"
 #include "config.h"
 #include "control.h"
 #include "cow.h"
 #include "lookup.h"
 #include "origin.h"
 #include "reclaim.h"
+#include "restore.h"
 #include "snapset.h"
+#include "store.h"
 #include "view.h"
 
 #include <errno.h>
@@ -30,7 +33,9 @@
 /* All set before the server starts and torn down after it has ended. */
 static struct config config;
 static struct origin *origin;
+static struct store *store; /* or NULL */
 static struct snapset *set;
+static struct closing *closing; /* with a store */
 static struct reclaim *reclaim;
 static struct methods methods;
 static struct control *control; /* or NULL */
@@ -39,6 +44,7 @@ static struct control *control; /* or NULL */
  * it exits: until after_fork, and not in a parent that forked the server.
  */
 static bool starting;
+static unsigned taken_at_start; /* the number of that snapshot in a store */
 
 /* What a connection reads and writes. */
 struct view {
@@ -66,8 +72,12 @@ tear_down (void)
   control = NULL;
   reclaim_free (reclaim);
   reclaim = NULL;
+  closing_free (closing);
+  closing = NULL;
   snapset_free (set);
   set = NULL;
+  store_close (store);
+  store = NULL;
   origin_close (origin);
   origin = NULL;
 }
@@ -76,8 +86,18 @@ tear_down (void)
 __attribute__ ((destructor)) static void
 exit_while_starting (void)
 {
-  if (starting)
-    tear_down ();
+  unsigned number;
+
+  if (!starting)
+    return;
+  if (taken_at_start != 0) {
+    char who[16];
+    snprintf (who, sizeof who, "%u", taken_at_start);
+    snapset_delete (set, who, true, NULL, &number);
+  }
+  if (closing != NULL)
+    closing_unstarted (set);
+  tear_down ();
 }
 
 static void
@@ -110,6 +130,33 @@ fssnap_thread_model (void)
   return THREAD_MODEL;
 }
 
+/* The snapshots that are there already. */
+static int
+open_store (void)
+{
+  store = store_open (config.store);
+  if (store == NULL)
+    return -1;
+  snapset_use_store (set, store);
+  if (restore_snapshots (set) == -1)
+    return -1;
+  closing = closing_create (set);
+  return closing == NULL ? -1 : 0;
+}
+
+static int
+take_first (void)
+{
+  struct snapshot *snapshot = snapset_freeze (set, &config.options.snapshot);
+
+  if (snapshot == NULL)
+    return -1;
+  if (store != NULL)
+    taken_at_start = snapshot->number;
+  snapset_unpin (set, snapshot);
+  return 0;
+}
+
 /* Errors here still reach the terminal, so all that can fail is done here;
  * threads and rings would not survive the fork and come after it.
  */
@@ -125,14 +172,11 @@ fssnap_get_ready (void)
   if (set == NULL)
     return -1;
   reclaim = reclaim_create (set);
-  if (reclaim == NULL)
+  if (reclaim == NULL || (config.store != NULL && open_store () == -1))
     return -1;
-  if (config.snapshot_at_start) {
-    struct snapshot *snapshot = snapset_freeze (set, &config.options.snapshot);
-    if (snapshot == NULL)
-      return -1;
-    snapset_unpin (set, snapshot);
-  }
+  if (config.snapshot_at_start && snapset_newest (set) == NULL
+      && take_first () == -1)
+    return -1;
   if (config.control != NULL) {
     methods = (struct methods){ .set = set,
                                 .defaults = &config.options,
@@ -147,7 +191,9 @@ fssnap_get_ready (void)
 static int
 fssnap_after_fork (void)
 {
-  if (snapset_start (set) == -1 || reclaim_start (reclaim) == -1
+  if ((store != NULL && store_start (store) == -1) || snapset_start (set) == -1
+      || reclaim_start (reclaim) == -1
+      || (closing != NULL && closing_start (closing) == -1)
       || (control != NULL && control_start (control) == -1))
     return -1;
   starting = false;
@@ -162,7 +208,9 @@ fssnap_cleanup (void)
   if (set != NULL
       && ((control != NULL && control_stop (control, timeout) == -1)
           || reclaim_stop (reclaim, timeout) == -1
-          || snapset_stop (set, timeout) == -1)) {
+          || (closing != NULL && closing_finish (closing, timeout) == -1)
+          || snapset_stop (set, timeout) == -1
+          || (store != NULL && store_stop (store, timeout) == -1))) {
     /* A thread is stuck in the kernel and will use what it points to. */
     nbdkit_error ("the backing store hangs: ending without it");
     return;

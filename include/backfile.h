@@ -24,14 +24,32 @@ struct backfile_options {
   const char *origin;  /* its name, for who finds the file */
 };
 
-struct backfile;
+struct backfile_part {
+  int fd;        /* -1 until made */
+  uint64_t data; /* where in it the data begin */
+};
+
+/* Set when its files are made or opened, and never changed. */
+struct backfile {
+  char *store;   /* what it is called */
+  bool named;    /* its files' names go when it does */
+  uint64_t span; /* bytes of the origin in one file */
+  unsigned parts;
+  struct storefile *storefile; /* what storefile.c knows of it, or NULL */
+  struct backfile_part part[];
+};
+
+/* For who makes one: with PARTS files, none of which is there yet.  NULL with
+ * errno.
+ */
+struct backfile *backfile_new (const char *name, unsigned parts, uint64_t span);
 
 /* Make the files: unlinked ones in a directory, or STORE, STORE.1 and so
  * on.  NULL after logging; then nothing is left of them.
  */
 struct backfile *backfile_create (const struct backfile_options *options);
 
-/* Close the files and remove those that have names. */
+/* Close the files and remove the names of those that end with the server. */
 void backfile_free (struct backfile *backfile);
 
 /* The least part_size for chunks of CHUNK_SIZE. */
@@ -67,8 +85,8 @@ int backfile_punch (const struct backfile *backfile, uint64_t offset,
 /* Bytes that the files take on disk, as their file systems say. */
 uint64_t backfile_allocated (const struct backfile *backfile);
 
-/* Give all space back; what has a name loses it.  Reads fail from here on.
- * No write may be under way.
+/* Give all space back; what ends with the server loses its name.  Reads fail
+ * from here on. No write may be under way.
  */
 void backfile_discard (struct backfile *backfile);
 

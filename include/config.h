@@ -13,6 +13,7 @@
 struct config {
   char *origin;        /* absolute path */
   char *control;       /* absolute path, or NULL */
+  char *store;         /* likewise */
   uint64_t max_memory; /* bytes */
   bool snapshot_at_start;
   bool max_memory_given;
@@ -29,14 +30,16 @@ struct config {
   P ("snapshot", "yes|no", "yes", "freeze the origin at start")                \
   P ("chunksize", "SIZE", "4k",                                                \
      "unit of copying, a power of two from 512 to 64M")                        \
-  P ("backing-store", "PATH", "$TMPDIR or /var/tmp",                           \
+  P ("backing-store", "PATH", "the store, $TMPDIR or /var/tmp",                \
      "where copies go: a directory, or a new file")                            \
+  P ("store", "DIR", "none",                                                   \
+     "where snapshots outlive the server; a directory, made if absent")        \
   P ("backfile-size", "SIZE", "0",                                             \
      "split the backing file into files of at most this; 0: one file")         \
   P ("maxsize", "SIZE", "0", "limit on the bytes copied; 0: none")             \
   P ("max-memory", "SIZE", "64M, or two chunks",                               \
      "limit on copies waiting in memory")                                      \
-  P ("durability", "async|written", "async",                                   \
+  P ("durability", "async|written|stable", "async; with a store: written",     \
      "where a copy must be before the origin is overwritten")                  \
   P ("on-error", "break-snapshot|break-write", "break-snapshot",               \
      "what gives way when a copy fails")                                       \

@@ -18,6 +18,7 @@ struct copy {
   struct buffer *buffer;     /* room for the claim; the caller's */
   uint64_t offset;           /* of the write it is for, for messages */
   bool merge; /* not for a write, but to have what newer layers hold */
+  bool early; /* the bits are set before it is stored; copy_claim's */
 };
 
 /* A fault that is not one chunk's.  0: the snapshot gave up, the write at

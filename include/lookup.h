@@ -59,9 +59,11 @@ bool snapset_is_creator (struct snapset *set, struct snapshot *snapshot,
                          const void *creator);
 
 /* For the set itself, LOCK or MUTATIONS held: the snapshot that WHO means, as
- * for snapset_find; the one of that name.
+ * for snapset_find; the one of that name, LEAVING: also if it is about to be
+ * deleted.
  */
 struct snapshot *lookup (struct snapset *set, const char *who);
-struct snapshot *lookup_name (struct snapset *set, const char *name);
+struct snapshot *lookup_name (struct snapset *set, const char *name,
+                              bool leaving);
 
 #endif

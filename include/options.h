@@ -38,10 +38,6 @@ int options_check (struct options *options);
 /* max-memory must be at least this for such a snapshot, bytes. */
 uint64_t options_least_memory (const struct options *options);
 
-/* The words for it. */
-const char *options_durability (enum durability durability);
-const char *options_on_error (enum on_error on_error);
-
 /* For parameters that are no snapshot's: a size; which of some words, with
  * '|' between them; or a message that says what is ALLOWED.  -1 after one.
  */

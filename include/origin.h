@@ -33,6 +33,10 @@ bool origin_is_rotational (const struct origin *origin);
 /* Bytes, as of now; -1 with errno. */
 int64_t origin_size (const struct origin *origin);
 
+/* What the kernel says of it. */
+struct statx;
+int origin_stat (const struct origin *origin, struct statx *st);
+
 /* All of COUNT bytes at OFFSET, or an error: EIO if the origin ends before.
  * QUIET reads are logged by the caller, who knows what they were for.
  */

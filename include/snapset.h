@@ -38,6 +38,8 @@ struct snapset {
   struct bell bell;
   struct grace grace;
 
+  pthread_mutex_t births; /* in a store: the order of creations */
+
   /* Who changes the chain holds all three, taken in this order.  MUTATIONS
    * alone is enough to walk it, the gate as a reader to see what writes
    * need, LOCK to look at anything for a moment.  Readers of snapshots hold
@@ -61,6 +63,8 @@ struct snapset {
   struct reservation *reserved;
   unsigned highest; /* number ever used */
   bool running;     /* new snapshots start their threads */
+
+  bool ending; /* new snapshots are stable; under BIRTHS */
 };
 
 /* A set without snapshots.  It does not own ORIGIN.  ENGINE and FALLBACK as
@@ -70,6 +74,9 @@ struct snapset *snapset_create (struct origin *origin,
                                 const struct engine_type *engine,
                                 const struct engine_type *fallback,
                                 uint64_t max_memory);
+
+/* Its snapshots are in STORE, which outlives it. */
+void snapset_use_store (struct snapset *set, struct store *store);
 
 /* Start the threads of the snapshots there are, and of those to come.  0,
  * or -1 after logging.
@@ -94,10 +101,14 @@ void snapset_free (struct snapset *set);
 struct snapshot *snapset_freeze (struct snapset *set,
                                  const struct snapshot_options *options);
 
+/* At start: put a snapshot that was there before at the chain's end. */
+void snapset_adopt (struct snapset *set, struct snapshot *snapshot);
+
 /* Delete a snapshot: it is listed no more, its reads fail, no write waits
  * for it.  Without FORCE not one that has clients, nor one that somebody
- * else than CREATOR is creating.  Does not wait for any store.  0, or -1
- * with errno, reported: ENOENT, EBUSY.  *NUMBER is which it was.
+ * else than CREATOR is creating.  Waits for no backing file, but for the
+ * store's catalogue if it is in one.  0, or -1 with errno, reported: ENOENT,
+ * EBUSY, or why the catalogue cannot be written.  *NUMBER is which it was.
  */
 int snapset_delete (struct snapset *set, const char *who, bool force,
                     const void *creator, unsigned *number);

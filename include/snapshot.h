@@ -8,7 +8,10 @@
 #include "backfile.h"
 #include "bell.h"
 #include "bitmap.h"
+#include "catalog.h"
+#include "commit.h"
 #include "flusher.h"
+#include "policy.h"
 #include "stripes.h"
 #include "throttle.h"
 #include "transtbl.h"
@@ -19,28 +22,19 @@
 #include <stdint.h>
 #include <time.h>
 
-enum durability {
-  DURABILITY_ASYNC,   /* the old chunk is in memory before the overwrite */
-  DURABILITY_WRITTEN, /* it is in the backing file */
-};
-
-enum on_error {
-  ON_ERROR_BREAK_SNAPSHOT, /* the write goes on, the snapshot is given up */
-  ON_ERROR_BREAK_WRITE,    /* the write fails, the snapshot stays */
-};
-
 struct snapshot_options {
   const char *name;    /* or NULL; at creation only */
   const void *creator; /* not NULL: it stays in creation until this one says
                           otherwise; at creation only */
   uint64_t chunk_size; /* bytes, a power of two */
   uint64_t maxsize;    /* bytes that may be copied; 0: no limit */
-  const char *backing_store; /* at creation only */
-  uint64_t backfile_size;    /* bytes a backing file may have; 0: no limit */
-  enum durability durability;
-  enum on_error on_error; /* BREAK_WRITE only with WRITTEN: a write that has
-                             gone through cannot be failed any more */
-  unsigned cow_timeout;   /* seconds a write may wait for the store */
+  const char *backing_store;  /* at creation only */
+  bool ephemeral;             /* it is not to outlive the server */
+  uint64_t backfile_size;     /* bytes a backing file may have; 0: no limit */
+  enum durability durability; /* STABLE: only in a store */
+  enum on_error on_error;     /* BREAK_WRITE only with WRITTEN: a write that has
+                                 gone through cannot be failed any more */
+  unsigned cow_timeout;       /* seconds a write may wait for the store */
 };
 
 /* What the snapshots of an origin have in common; it outlives them. */
@@ -50,6 +44,7 @@ struct snapshot_shared {
   struct throttle *throttle;
   struct bell *bell;       /* rung when there may be something to clear away */
   _Atomic uint64_t *moves; /* see resolve.h */
+  struct store *store;     /* or NULL */
 };
 
 /* Bytes read of a snapshot, by where they were; a stripe of the counters. */
@@ -68,12 +63,15 @@ struct snapshot {
   const struct snapshot_shared *shared;
   struct flusher *flusher; /* its own: a store that hangs is no one else's */
   struct backfile *backfile;
+  struct catalog_layer *record; /* what the store has of it, or NULL */
+  struct commit *commit;        /* with a record only */
 
   /* The chain's: snapset.h says who may do what. */
   time_t created; /* set when it enters the chain */
   struct snapshot *older;
   _Atomic (struct snapshot *) newer; /* release when linked, acquire */
   atomic_bool deleted;   /* it is listed no more, reads of it fail */
+  bool leaving;          /* it is about to be deleted: nobody finds it */
   const void *creator;   /* who is creating it still, or NULL */
   unsigned clients;      /* that have it open */
   unsigned pins;         /* others that keep it from being freed */
@@ -83,17 +81,24 @@ struct snapshot {
   uint64_t tidied; /* the set's deletions when it last was */
   uint64_t merged; /* the same, when it last was merged into the older one */
   bool merging;    /* and that is not all stored yet */
+  bool dropped;    /* the store knows that it has left the chain */
   enum { GRACE_NONE, GRACE_AWAITED, GRACE_PASSED } grace;
 
-  struct bitmap hastrans; /* atomic; set only as transtbl.h says */
-  struct bitmap free;     /* atomic; chunks that are no candidates */
-  atomic_bool has_free;   /* FREE has bits; set before the first */
+  struct bitmap hastrans;   /* atomic; set only as transtbl.h says */
+  struct bitmap free;       /* atomic; chunks that are no candidates */
+  struct bitmap unreadable; /* atomic; chunks that are lost; set by the
+                               flusher's thread, or inside the gate */
+  atomic_bool has_free;     /* FREE has bits; set before the first */
   struct transtbl table;
 
   _Atomic uint64_t copied; /* bytes counted against maxsize */
   _Atomic unsigned lost;   /* runs of chunks that could not be read */
 
   _Atomic int copy_error; /* why the last copy failed that did */
+
+  _Atomic int level;      /* enum durability: what is done now; changed with
+                             the gate held as the writer, never lowered */
+  _Atomic uint64_t early; /* jobs whose bits were set before */
 
   /* Figures for people. */
   struct snapshot_reads reads[STRIPES];
@@ -107,21 +112,26 @@ struct snapshot {
 
   atomic_bool retired; /* writes need not wait for it: it is broken, or not
                           the one that they copy into */
+  atomic_bool failing; /* it breaks as soon as the store knows; likewise */
   atomic_bool broken;  /* once true it stays so */
   atomic_bool gone;    /* nobody needs what it holds; likewise */
+  atomic_bool telling; /* the store is being told; else it may be freed */
   pthread_mutex_t lock;
-  char *why;        /* under LOCK, as is what follows; NULL unless broken */
+  pthread_cond_t changed; /* BROKEN became true, or EARLY 0 */
+  char *why;        /* under LOCK, as is what follows; NULL unless failing */
   int broken_errno; /* or 0 */
   time_t broken_at;
   struct flush_job discard; /* the flusher's once it is gone */
 };
 
-/* A snapshot of an origin of SIZE bytes called ORIGIN, in no chain yet.
- * NULL with errno after logging.
+/* A snapshot of an origin of SIZE bytes, in no chain yet, whose copies go to
+ * BACKFILE, which is its own from here on, also if this fails.  RECORD: what
+ * the store has of it, or NULL.  NULL with errno after logging.
  */
 struct snapshot *snapshot_create (const struct snapshot_options *options,
                                   unsigned number, uint64_t size,
-                                  const char *origin,
+                                  struct backfile *backfile,
+                                  struct catalog_layer *record,
                                   const struct snapshot_shared *shared);
 
 /* Nobody may use it, its flusher must not be running. */
@@ -142,14 +152,34 @@ snapshot_is_deleted (const struct snapshot *snapshot)
 /* Why it broke, to be freed by the caller; NULL if it did not. */
 char *snapshot_why_broken (struct snapshot *snapshot);
 
-/* Give the snapshot up because of ERR, an errno.  Once this returns nobody
+/* The snapshot is given up, but the store does not know yet: what it does not
+ * have yet must not be overwritten.
+ */
+static inline bool
+snapshot_is_failing (const struct snapshot *snapshot)
+{
+  return atomic_load (&snapshot->failing) && !snapshot_is_broken (snapshot);
+}
+
+/* Give the snapshot up because of ERR, an errno.  Once it is broken nobody
  * waits for it any more and every read fails that could miss something; the
- * space is freed when the flusher comes to it.  Logged, the first time only.
- * Callable from any thread with no lock of ours held but the gate as a
- * reader.
+ * space is freed when the flusher comes to it.  That is when this returns or,
+ * in a store, when the store knows.  Logged, the first time only.  Callable
+ * from any thread with no lock of ours held but the gate as a reader.
  */
 void snapshot_break (struct snapshot *snapshot, int err, const char *format,
                      ...) __attribute__ ((format (printf, 3, 4)));
+
+/* Wait until a failing snapshot is broken: seconds at most, as the store is
+ * not waited for any longer.  Not inside the gate.
+ */
+void snapshot_await_break (struct snapshot *snapshot);
+
+/* It was found to be broken when the store was opened: say so, and no more;
+ * before it is in a chain.
+ */
+void snapshot_set_broken (struct snapshot *snapshot, int err, time_t when,
+                          const char *why);
 
 /* Let writers that wait for something of this snapshot's look again. */
 void snapshot_wake (struct snapshot *snapshot);
@@ -173,6 +203,14 @@ snapshot_is_discarded (const struct snapshot *snapshot)
 {
   return atomic_load (&snapshot->pending) == 0;
 }
+
+/* Wait until all copies are stored whose bits were set before; no more may
+ * begin.  0, or -1 with errno: DEADLINE (CLOCK_MONOTONIC) came first, or it
+ * broke.
+ */
+int snapshot_await_early (struct snapshot *snapshot,
+                          const struct timespec *deadline);
+void snapshot_early_ended (struct snapshot *snapshot);
 
 /* Count BYTES against maxsize, whatever the limit, or give them back.
  * Plain counting returns false if the limit would be passed.

@@ -6,7 +6,8 @@
  * so that a run is claimed, found and marked in one step.  It is
  *
  *   claimed   its owner reads the old content; nobody else may
- *   storing   DATA holds the old content, a flush job is on its way
+ *   storing   DATA holds the old content, a flush job is on its way (in a
+ *             store also without DATA: all zeros, for the index)
  *   lost      the old content could not be read; it stays for good
  *
  * and leaves the table when it is stored, or failed.  The table is a hash
@@ -52,6 +53,7 @@ struct translation {
 
   struct snapshot *snapshot; /* set at creation; for the flush job's end */
   bool merge;                /* set before it enters the table; likewise */
+  bool early;                /* its bits were set as it entered; likewise */
   struct flush_job job;      /* the flusher's while storing */
 };
 
@@ -117,11 +119,15 @@ void transtbl_publish (struct transtbl *table, struct translation *claim,
 void transtbl_remove (struct transtbl *table, struct translation *translation,
                       struct bitmap *hastrans, uint64_t mask, int error);
 
-/* A translation will not be stored, because of ERROR, and is to stay where
- * it is: in memory.  Its waiters go on.
+/* A translation is to stay where it is: in memory; it is lost, or will not be
+ * stored because of ERROR.  Set the bits of MASK in its group; its waiters go
+ * on.
  */
 void transtbl_settle (struct transtbl *table, struct translation *translation,
-                      int error);
+                      struct bitmap *hastrans, uint64_t mask, int error);
+
+/* Put a settled translation of what is lost into the table. */
+void transtbl_add (struct transtbl *table, struct translation *translation);
 
 /* Wait until TRANSLATION settles.  Returns how: 0 or its errno; ETIMEDOUT
  * after DEADLINE (CLOCK_MONOTONIC; NULL for none); ECANCELED once *CANCELLED is

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Layout: part K of the backing file holds the origin's bytes from K * SPAN
- * to (K + 1) * SPAN, behind a header of HEADER bytes.  Each file is
- * stretched to its full length when it is made, so that a file system that
- * cannot have files of that length says so at the start, and a short read
- * later means that something is wrong.
+ * to (K + 1) * SPAN, behind a header.  Each file is stretched to its full
+ * length when it is made, so that a file system that cannot have files of
+ * that length says so at the start, and a short read later means that
+ * something is wrong.
  *
- * The header is a line for people who find the file after a crash.
+ * The files made here end with their server; their header is a line for
+ * people who find one after a crash.  Those of a store are made in
+ * storefile.c.
  */
 
 #include "backfile.h"
@@ -26,15 +28,6 @@
  * the data stay aligned to it.
  */
 #define HEADER_MIN 4096
-
-struct backfile {
-  char *store;     /* set at creation, as is what follows */
-  bool named;      /* STORE is the first file's name, not a directory */
-  uint64_t header; /* bytes */
-  uint64_t span;   /* bytes of the origin in one file */
-  unsigned parts;
-  int fds[]; /* -1 until made */
-};
 
 static uint64_t
 header_size (uint64_t chunk_size)
@@ -101,10 +94,11 @@ static int
 make_part (struct backfile *backfile, unsigned part,
            const struct backfile_options *options)
 {
+  const uint64_t header_bytes = header_size (options->chunk_size);
   const uint64_t start = part * backfile->span;
   const uint64_t left = options->size - start;
   const uint64_t length
-      = backfile->header + (left < backfile->span ? left : backfile->span);
+      = header_bytes + (left < backfile->span ? left : backfile->span);
   char header[512];
 
   const int fd = backfile->named ? open_named (backfile, part)
@@ -115,7 +109,7 @@ make_part (struct backfile *backfile, unsigned part,
                     backfile->store);
     return -1;
   }
-  backfile->fds[part] = fd;
+  backfile->part[part] = (struct backfile_part){ fd, header_bytes };
 
   const int n = snprintf (header, sizeof header,
                           "fssnap backing file %u of %u: old chunks of %" PRIu64
@@ -140,6 +134,23 @@ make_part (struct backfile *backfile, unsigned part,
     return -1;
   }
   return 0;
+}
+
+struct backfile *
+backfile_new (const char *name, unsigned parts, uint64_t span)
+{
+  struct backfile *backfile
+      = calloc (1, sizeof *backfile + parts * sizeof backfile->part[0]);
+
+  if (backfile == NULL || (backfile->store = strdup (name)) == NULL) {
+    free (backfile);
+    return NULL;
+  }
+  backfile->span = span;
+  backfile->parts = parts;
+  for (unsigned part = 0; part < parts; part++)
+    backfile->part[part].fd = -1;
+  return backfile;
 }
 
 struct backfile *
@@ -168,18 +179,12 @@ backfile_create (const struct backfile_options *options)
   }
 
   struct backfile *backfile
-      = malloc (sizeof *backfile + parts * sizeof backfile->fds[0]);
-  if (backfile == NULL || (backfile->store = strdup (options->store)) == NULL) {
+      = backfile_new (options->store, (unsigned)parts, span);
+  if (backfile == NULL) {
     report_error ("backing-store=%s: %m", options->store);
-    free (backfile);
     return NULL;
   }
   backfile->named = !(stat (options->store, &st) == 0 && S_ISDIR (st.st_mode));
-  backfile->header = header;
-  backfile->span = span;
-  backfile->parts = (unsigned)parts;
-  for (unsigned part = 0; part < parts; part++)
-    backfile->fds[part] = -1;
   for (unsigned part = 0; part < parts; part++)
     if (make_part (backfile, part, options) == -1) {
       backfile_free (backfile);
@@ -196,7 +201,7 @@ remove_names (struct backfile *backfile)
     return;
   backfile->named = false;
   for (unsigned part = 0; part < backfile->parts; part++) {
-    if (backfile->fds[part] == -1)
+    if (backfile->part[part].fd == -1)
       continue;
     char *name = part_name (backfile, part);
     if (name == NULL || unlink (name) == -1)
@@ -213,8 +218,9 @@ backfile_free (struct backfile *backfile)
     return;
   remove_names (backfile);
   for (unsigned part = 0; part < backfile->parts; part++)
-    if (backfile->fds[part] != -1)
-      close (backfile->fds[part]);
+    if (backfile->part[part].fd != -1)
+      close (backfile->part[part].fd);
+  free (backfile->storefile); /* in one piece */
   free (backfile->store);
   free (backfile);
 }
@@ -229,8 +235,10 @@ void
 backfile_locate (const struct backfile *backfile, uint64_t offset, int *fd,
                  uint64_t *file_offset)
 {
-  *fd = backfile->fds[offset / backfile->span];
-  *file_offset = backfile->header + offset % backfile->span;
+  const struct backfile_part *part = &backfile->part[offset / backfile->span];
+
+  *fd = part->fd;
+  *file_offset = part->data + offset % backfile->span;
 }
 
 int
@@ -278,7 +286,7 @@ backfile_discard (struct backfile *backfile)
 {
   remove_names (backfile);
   for (unsigned part = 0; part < backfile->parts; part++)
-    if (ftruncate (backfile->fds[part], 0) == -1)
+    if (ftruncate (backfile->part[part].fd, 0) == -1)
       report_error ("cannot give the space of the backing file %s back: %m",
                     backfile->store);
 }
@@ -312,7 +320,7 @@ backfile_allocated (const struct backfile *backfile)
 
   /* A store that hangs is not asked: what the kernel knows of it will do. */
   for (unsigned part = 0; part < backfile->parts; part++)
-    if (statx (backfile->fds[part], "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+    if (statx (backfile->part[part].fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
                STATX_BLOCKS, &st)
         == 0)
       bytes += st.stx_blocks * 512;

@@ -58,6 +58,7 @@ config_free (struct config *config)
 {
   free (config->origin);
   free (config->control);
+  free (config->store);
   options_free (&config->options);
   config_init (config);
 }
@@ -88,6 +89,8 @@ config_set (struct config *config, const char *key, const char *value)
     return set_path (key, value, &config->origin);
   if (strcmp (key, "control") == 0)
     return set_path (key, value, &config->control);
+  if (strcmp (key, "store") == 0)
+    return set_path (key, value, &config->store);
   if (strcmp (key, "backing-store") == 0)
     return set_backing_store (config, key, value);
   if (strcmp (key, "max-memory") == 0) {
@@ -132,6 +135,23 @@ default_store (struct config *config)
   return 0;
 }
 
+/* In a store snapshots survive kill -9, unless asked otherwise. */
+static int
+check_durability (struct config *config)
+{
+  struct options *options = &config->options;
+
+  if (config->store == NULL
+      && options->snapshot.durability == DURABILITY_STABLE) {
+    report_error ("durability=stable: needs a store that outlives the server "
+                  "(store=DIR)");
+    return -1;
+  }
+  if (config->store != NULL && !options->durability_given)
+    options->snapshot.durability = DURABILITY_WRITTEN;
+  return options_check (options);
+}
+
 int
 config_check (struct config *config)
 {
@@ -142,7 +162,7 @@ config_check (struct config *config)
                   "file to serve");
     return -1;
   }
-  if (options_check (&config->options) == -1)
+  if (check_durability (config) == -1)
     return -1;
   if (!config->max_memory_given && config->max_memory < least)
     config->max_memory = least;
@@ -153,9 +173,11 @@ config_check (struct config *config)
                   config->options.snapshot.chunk_size);
     return -1;
   }
-  if (config->options.backing_store == NULL && default_store (config) == -1)
-    return -1;
-  return 0;
+  if (config->options.backing_store != NULL)
+    return 0;
+  return config->store != NULL
+             ? set_backing_store (config, "backing-store", config->store)
+             : default_store (config);
 }
 
 void

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 #include "copy.h"
+#include "commit.h"
 #include "report.h"
 #include "resolve.h"
 #include "view.h"
@@ -63,34 +64,65 @@ store_failed (struct snapshot *snapshot, const struct translation *translation,
                 offset, strerror (error));
 }
 
-/* The flusher is done with a translation. */
+static struct translation *
+translation_of (struct flush_job *job)
+{
+  return (struct translation *)((char *)job
+                                - offsetof (struct translation, job));
+}
+
+/* A translation is stored and, if need be, in the index. */
 static void
 stored (struct flush_job *job, int error)
 {
-  struct translation *translation
-      = (struct translation *)((char *)job
-                               - offsetof (struct translation, job));
+  struct translation *translation = translation_of (job);
   struct snapshot *snapshot = translation->snapshot;
-  uint64_t mask = 0;
+  struct transtbl *table = &snapshot->table;
+  const size_t length = job->length;
+  const bool early = translation->early;
+  const bool lost = translation->state == TRANSLATION_LOST;
+  const uint64_t mask = error != 0 || early
+                            ? 0
+                            : bitmap_mask (translation->first % BITMAP_GROUP,
+                                           translation->count);
 
-  atomic_fetch_sub (&snapshot->in_memory, job->length);
-  if (error == 0
-      && (translation->merge
-          || snapshot->options.durability == DURABILITY_WRITTEN))
-    mask = bitmap_mask (translation->first % BITMAP_GROUP, translation->count);
+  atomic_fetch_sub (&snapshot->in_memory, length);
   if (error != 0 && error != ECANCELED)
     store_failed (snapshot, translation, error);
   if (error != 0)
-    snapshot_uncount (snapshot, job->length);
-  if (error == ECANCELED && !atomic_load (&snapshot->gone)) {
+    snapshot_uncount (snapshot, length);
+  if (error == ECANCELED && !atomic_load (&snapshot->gone))
     /* The server ends.  The snapshot stays right as long as it is there. */
-    transtbl_settle (&snapshot->table, translation, ESHUTDOWN);
-    snapshot_job_ended (snapshot);
-    return;
+    transtbl_settle (table, translation, &snapshot->hastrans, 0, ESHUTDOWN);
+  else if (lost && error == 0) {
+    bitmap_set_group (&snapshot->unreadable, translation->first / BITMAP_GROUP,
+                      mask);
+    transtbl_settle (table, translation, &snapshot->hastrans, mask, 0);
   }
-  transtbl_remove (&snapshot->table, translation, &snapshot->hastrans, mask,
-                   error);
+  else
+    transtbl_remove (table, translation, &snapshot->hastrans, mask, error);
+  if (early && snapshot->commit != NULL)
+    snapshot_early_ended (snapshot);
   snapshot_job_ended (snapshot);
+}
+
+/* The flusher has written a translation's data, if it has any. */
+static void
+written (struct flush_job *job, int error)
+{
+  struct translation *translation = translation_of (job);
+  struct snapshot *snapshot = translation->snapshot;
+
+  /* At level async the index is written at the end; merged ones alone are
+   * not early there.
+   */
+  if (error == 0 && snapshot->commit != NULL && !translation->early
+      && atomic_load (&snapshot->level) >= DURABILITY_WRITTEN) {
+    job->done = stored;
+    commit_add (snapshot->commit, translation);
+  }
+  else
+    stored (job, error);
 }
 
 void
@@ -204,6 +236,15 @@ struct pieces {
   unsigned lost;
 };
 
+/* Whether the index is to be written before the bits are set, so that what
+ * needs no data must pass the flusher too.
+ */
+static bool
+is_noted (const struct copy *copy)
+{
+  return copy->snapshot->commit != NULL && !copy->early;
+}
+
 static void
 free_pieces (struct pieces *pieces)
 {
@@ -214,9 +255,16 @@ free_pieces (struct pieces *pieces)
   }
 }
 
+enum piece {
+  PIECE_NONE, /* nothing is to be kept, or noted */
+  PIECE_DATA,
+  PIECE_ZERO, /* to be noted in the index */
+  PIECE_LOST,
+};
+
 /* Add chunks I to END - 1 of a claim as one piece.  False: no memory. */
 static bool
-add_piece (const struct copy *copy, unsigned i, unsigned end, bool lost,
+add_piece (const struct copy *copy, unsigned i, unsigned end, enum piece kind,
            struct pieces *pieces)
 {
   struct snapshot *snapshot = copy->snapshot;
@@ -226,28 +274,30 @@ add_piece (const struct copy *copy, unsigned i, unsigned end, bool lost,
   if (piece == NULL)
     return false;
   piece->merge = copy->merge;
+  piece->early = copy->early;
   piece->first = copy->claim->first + i;
   piece->count = end - i;
   piece->next = pieces->list;
   pieces->list = piece;
-  if (lost) {
-    piece->state = TRANSLATION_LOST;
+  piece->state = kind == PIECE_LOST ? TRANSLATION_LOST : TRANSLATION_STORING;
+  pieces->lost += kind == PIECE_LOST;
+  if (kind == PIECE_LOST && !is_noted (copy)) {
     piece->settled = true;
-    pieces->lost++;
     return true;
   }
-  piece->state = TRANSLATION_STORING;
-  piece->data = buffer->data + ((uint64_t)i << snapshot->chunk_shift);
-  piece->buffer = buffer;
-  buffer_use (buffer);
   piece->job = (struct flush_job){
     .next = pieces->jobs,
-    .data = piece->data,
-    .length = snapshot_bytes (snapshot, piece->first, piece->count),
-    .urgent = snapshot->options.durability >= DURABILITY_WRITTEN,
+    .urgent = !copy->early,
     .cancelled = &snapshot->gone,
-    .done = stored,
+    .done = written,
   };
+  if (kind == PIECE_DATA) {
+    piece->data = buffer->data + ((uint64_t)i << snapshot->chunk_shift);
+    piece->buffer = buffer;
+    buffer_use (buffer);
+    piece->job.data = piece->data;
+    piece->job.length = snapshot_bytes (snapshot, piece->first, piece->count);
+  }
   backfile_locate (snapshot->backfile, piece->first << snapshot->chunk_shift,
                    &piece->job.fd, &piece->job.offset);
   pieces->jobs = &piece->job;
@@ -256,26 +306,35 @@ add_piece (const struct copy *copy, unsigned i, unsigned end, bool lost,
   return true;
 }
 
-/* Divide a claim into pieces of chunks that are alike.  Zeros need none:
- * the hole in the backing file is their copy.  False: no memory.
+/* What a chunk of a claim needs.  Zeros need no data: the hole in the backing
+ * file is their copy.
  */
+static enum piece
+kind_of (const struct copy *copy, const struct old_content *old, unsigned i)
+{
+  if (old->kept >> i & 1)
+    return PIECE_NONE;
+  if (old->lost >> i & 1)
+    return PIECE_LOST;
+  if (old->zero >> i & 1)
+    return is_noted (copy) ? PIECE_ZERO : PIECE_NONE;
+  return PIECE_DATA;
+}
+
+/* Divide a claim into pieces of chunks that are alike.  False: no memory. */
 static bool
 make_pieces (const struct copy *copy, const struct old_content *old,
              struct pieces *pieces)
 {
   const unsigned count = copy->claim->count;
-  const uint64_t without = old->zero | old->kept;
 
   for (unsigned i = 0, end; i < count; i = end) {
-    const bool lost = old->lost >> i & 1;
+    const enum piece kind = kind_of (copy, old, i);
 
     end = i + 1;
-    if (without >> i & 1)
-      continue;
-    while (end < count && !(without >> end & 1)
-           && (old->lost >> end & 1) == lost)
+    while (end < count && kind_of (copy, old, end) == kind)
       end++;
-    if (!add_piece (copy, i, end, lost, pieces))
+    if (kind != PIECE_NONE && !add_piece (copy, i, end, kind, pieces))
       return false;
   }
   return true;
@@ -329,7 +388,10 @@ copy_claim (struct copy *copy)
   const unsigned shift = claim->first % BITMAP_GROUP;
   struct pieces pieces = { 0 };
   struct old_content old;
+  uint64_t mask;
 
+  copy->early
+      = !copy->merge && atomic_load (&snapshot->level) == DURABILITY_ASYNC;
   const int err = prepare (copy, &old, &pieces);
   if (err != 0) {
     free_pieces (&pieces);
@@ -337,13 +399,18 @@ copy_claim (struct copy *copy)
     errno = err;
     return err == ECANCELED && !copy->merge ? 0 : -1;
   }
-  const uint64_t kept
-      = snapshot->options.durability == DURABILITY_ASYNC && !copy->merge
-            ? bitmap_mask (shift, claim->count) & ~(old.kept << shift)
-            : (old.zero | old.lost) << shift;
+  if (copy->early)
+    mask = bitmap_mask (shift, claim->count) & ~(old.kept << shift);
+  else
+    mask = is_noted (copy) ? 0 : (old.zero | old.lost) << shift;
+  if (old.lost != 0 && !is_noted (copy))
+    bitmap_set_group (&snapshot->unreadable, claim->first / BITMAP_GROUP,
+                      old.lost << shift);
   atomic_fetch_add (&snapshot->in_memory, pieces.bytes);
+  if (copy->early && snapshot->commit != NULL)
+    atomic_fetch_add (&snapshot->early, pieces.job_count);
   transtbl_publish (&snapshot->table, claim, pieces.list, &snapshot->hastrans,
-                    kept);
+                    mask);
   snapshot_submit (snapshot, pieces.jobs, pieces.job_count);
   return 0;
 }

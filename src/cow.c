@@ -17,6 +17,8 @@
  * that is not on its way to the flusher, so writes that overlap cannot wait
  * for each other in a circle.  Whoever waits for a layer's store or memory
  * goes on when that layer is retired: broken, or not the target any more.
+ * A layer that is given up is failing until its store knows (snapshot.c); until
+ * then nothing is copied into it and nothing overwritten that it does not have.
  *
  * What goes wrong                 break-snapshot           break-write
  * ------------------------------  -----------------------  -----------------
@@ -125,7 +127,7 @@ copy_group (struct snapset *set, struct snapshot *snapshot,
 
   while ((left = mask & ~bitmap_group (&snapshot->hastrans, group)) != 0
          && (left &= ~resolve_kept (set, group, left)) != 0
-         && !snapshot_is_broken (snapshot)) {
+         && !atomic_load (&snapshot->failing)) {
     struct translation *busy = NULL;
     int r = have_buffer (snapshot, write,
                          (size_t)bitmap_first_run (left)
@@ -272,6 +274,8 @@ break_memory_holder (struct snapset *set, const struct snapshot *target,
                       "backing store %s: its copies held max-memory for as "
                       "long as cow-timeout allows",
                       backfile_name (holder->backfile));
+    if (other && snapshot_is_failing (holder))
+      snapshot_await_break (holder);
     if (holder != NULL)
       snapset_unpin (set, holder);
   }
@@ -279,8 +283,9 @@ break_memory_holder (struct snapset *set, const struct snapshot *target,
   return other;
 }
 
-/* Outside the gate: wait for an owner, or else for memory.  0: look again.
- * -1 with errno: the write has failed.
+/* Outside the gate: wait for an owner, for memory, or for the end of a
+ * snapshot that is given up.  0: look again.  -1 with errno: the write has
+ * failed.
  */
 static int
 wait_outside (struct snapset *set, struct snapshot *snapshot,
@@ -289,6 +294,10 @@ wait_outside (struct snapset *set, struct snapshot *snapshot,
   bool for_memory = false;
   int err = 0;
 
+  if (snapshot_is_failing (snapshot)) {
+    snapshot_await_break (snapshot);
+    return 0;
+  }
   atomic_fetch_add_explicit (&snapshot->waits, 1, memory_order_relaxed);
   if (!write->waited)
     write->breaks = atomic_load (&set->memory_breaks);
@@ -341,7 +350,7 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
     if (target == NULL)
       break;
     r = copy_range (set, target, &write);
-    if (r == 0 && write.busy == NULL)
+    if (r == 0 && write.busy == NULL && !snapshot_is_failing (target))
       break; /* all kept; or a layer broke, and nobody wants anything */
     /* The target may be deleted while this waits for something of it. */
     const unsigned token = grace_enter (&set->grace);

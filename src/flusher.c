@@ -488,6 +488,11 @@ run (void *arg)
         continue;
     }
     struct engine_request *done = flusher->type->reap (flusher->engine);
+    if (done != NULL) {
+      /* What they lead to may queue more: no need to be woken for that. */
+      SCOPED_LOCK (&flusher->lock);
+      flusher->asleep = false;
+    }
     while (done != NULL) {
       struct engine_request *next = done->next;
       complete (flusher, (struct write *)done);

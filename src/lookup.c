@@ -39,19 +39,20 @@ find_number (struct snapset *set, unsigned number)
 {
   struct snapshot *s = set->last;
 
-  while (s != NULL && (snapshot_is_deleted (s) || s->number != number))
+  while (s != NULL
+         && (snapshot_is_deleted (s) || s->leaving || s->number != number))
     s = s->older;
   return s;
 }
 
 struct snapshot *
-lookup_name (struct snapset *set, const char *name)
+lookup_name (struct snapset *set, const char *name, bool leaving)
 {
   struct snapshot *s = set->last;
 
   while (s != NULL
-         && (snapshot_is_deleted (s) || s->name == NULL
-             || strcmp (s->name, name) != 0))
+         && (snapshot_is_deleted (s) || (s->leaving && !leaving)
+             || s->name == NULL || strcmp (s->name, name) != 0))
     s = s->older;
   return s;
 }
@@ -62,7 +63,8 @@ lookup (struct snapset *set, const char *who)
   if (who == NULL)
     return snapset_newest (set);
   const unsigned number = parse_number (who);
-  return number != 0 ? find_number (set, number) : lookup_name (set, who);
+  return number != 0 ? find_number (set, number)
+                     : lookup_name (set, who, false);
 }
 
 struct snapshot *

@@ -11,6 +11,7 @@
 #include "lookup.h"
 #include "report.h"
 #include "scoped.h"
+#include "store.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -243,6 +244,9 @@ snapshot_json (const struct methods *context, struct snapshot *snapshot)
   set_text (o, "state", state_of (snapshot, &status));
   set_text (o, "export", export);
   set_text (o, "origin", origin_path (set->origin));
+  set_text (o, "store",
+            snapshot->record != NULL ? store_path (set->shared.store) : NULL);
+  json_object_set_new (o, "ephemeral", json_boolean (options->ephemeral));
   set_number (o, "size", snapshot->size);
   set_number (o, "createtime", (uint64_t)snapshot->created);
   set_text (o, "backing-store", backfile_name (snapshot->backfile));
@@ -250,8 +254,8 @@ snapshot_json (const struct methods *context, struct snapshot *snapshot)
   set_number (o, "maxsize", options->maxsize);
   set_number (o, "chunksize", options->chunk_size);
   set_number (o, "backfile-size", options->backfile_size);
-  set_text (o, "durability", options_durability (options->durability));
-  set_text (o, "on-error", options_on_error (options->on_error));
+  set_text (o, "durability", policy_durability (options->durability));
+  set_text (o, "on-error", policy_on_error (options->on_error));
   set_number (o, "cow-timeout", options->cow_timeout);
   set_number (o, "clients", status.clients);
   set_number (o, "chunks-copied", bitmap_weight (&snapshot->hastrans));
@@ -316,6 +320,8 @@ server_info (const struct call *call)
   set_number (o, "pid", (uint64_t)getpid ());
   set_text (o, "origin", origin_path (set->origin));
   set_number (o, "size", size == -1 ? 0 : (uint64_t)size);
+  set_text (o, "store",
+            set->shared.store != NULL ? store_path (set->shared.store) : NULL);
   json_object_set_new (o, "readonly",
                        json_boolean (origin_is_readonly (set->origin)));
   json_object_set_new (o, "listen", listen);
@@ -336,6 +342,7 @@ error:
 static bool
 take_options (const struct call *call, struct options *options)
 {
+  const bool durability_given = call->context->defaults->durability_given;
   const uint64_t memory = throttle_limit (call->context->set->shared.throttle);
   json_t *given = json_object_get (call->params, "options");
   const char *key;
@@ -366,6 +373,10 @@ take_options (const struct call *call, struct options *options)
       return false;
     }
   }
+  /* There is nothing to survive. */
+  if (options->snapshot.ephemeral && !options->durability_given
+      && !durability_given)
+    options->snapshot.durability = DURABILITY_ASYNC;
   report_begin ();
   if (options_check (options) == -1) {
     fail_reported (call, METHOD_PARAMS);
@@ -388,8 +399,9 @@ freeze (const struct call *call, struct options *options)
   const json_t *name = json_object_get (call->params, "name");
   bool creating;
 
-  if (!ONLY_PARAMS (call, "name", "creating", "options")
+  if (!ONLY_PARAMS (call, "name", "creating", "ephemeral", "options")
       || !get_flag (call, "creating", &creating)
+      || !get_flag (call, "ephemeral", &options->snapshot.ephemeral)
       || !take_options (call, options))
     return NULL;
   if (name != NULL && !json_is_null (name) && !json_is_string (name))

@@ -93,18 +93,6 @@ options_parse_word (const char *key, const char *value, const char *words)
   return options_refuse (key, value, words);
 }
 
-const char *
-options_durability (enum durability durability)
-{
-  return durability == DURABILITY_WRITTEN ? "written" : "async";
-}
-
-const char *
-options_on_error (enum on_error on_error)
-{
-  return on_error == ON_ERROR_BREAK_WRITE ? "break-write" : "break-snapshot";
-}
-
 static int
 set_chunksize (struct options *options, const char *key, const char *value)
 {
@@ -196,14 +184,17 @@ options_set (struct options *options, const char *key, const char *value)
   else if (strcmp (key, "cow-timeout") == 0)
     r = set_timeout (options, key, value);
   else if (strcmp (key, "durability") == 0) {
-    r = options_parse_word (key, value, "async|written");
-    snapshot->durability = r == 1 ? DURABILITY_WRITTEN : DURABILITY_ASYNC;
+    r = policy_parse_durability (value);
+    if (r == -1)
+      return options_refuse (key, value, "async|written|stable");
+    snapshot->durability = (enum durability)r;
     options->durability_given = true;
   }
   else if (strcmp (key, "on-error") == 0) {
-    r = options_parse_word (key, value, "break-snapshot|break-write");
-    snapshot->on_error
-        = r == 1 ? ON_ERROR_BREAK_WRITE : ON_ERROR_BREAK_SNAPSHOT;
+    r = policy_parse_on_error (value);
+    if (r == -1)
+      return options_refuse (key, value, "break-snapshot|break-write");
+    snapshot->on_error = (enum on_error)r;
   }
   else
     return 0;
@@ -231,12 +222,13 @@ options_check (struct options *options)
   if (snapshot->on_error == ON_ERROR_BREAK_WRITE) {
     /* A write that has gone through cannot be made to fail any more. */
     if (options->durability_given && snapshot->durability == DURABILITY_ASYNC) {
-      report_error ("durability=async: must be written with "
+      report_error ("durability=async: must be written or stable with "
                     "on-error=break-write, since a write can only be made to "
                     "fail before it is done");
       return -1;
     }
-    snapshot->durability = DURABILITY_WRITTEN;
+    if (snapshot->durability == DURABILITY_ASYNC)
+      snapshot->durability = DURABILITY_WRITTEN;
   }
   return 0;
 }

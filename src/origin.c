@@ -223,6 +223,18 @@ origin_size (const struct origin *origin)
 }
 
 int
+origin_stat (const struct origin *origin, struct statx *st)
+{
+  if (statx (origin->fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, st)
+      == 0)
+    return 0;
+  const int err = errno;
+  report_error ("origin %s: statx: %s", origin->path, strerror (err));
+  errno = err;
+  return -1;
+}
+
+int
 origin_read_quiet (const struct origin *origin, void *buf, uint64_t count,
                    uint64_t offset)
 {

@@ -29,6 +29,7 @@
 #include "report.h"
 #include "resolve.h"
 #include "scoped.h"
+#include "store.h"
 
 #include <errno.h>
 #include <time.h>
@@ -312,7 +313,6 @@ drop (struct snapset *set, struct snapshot *layer, uint64_t deletions)
     resolve_announce_move (&set->shared);
     snapset_drop (set, layer);
   }
-  snapshot_release (layer);
 }
 
 /* Give back what can be given back of a layer, and see if it can go. */
@@ -361,15 +361,39 @@ drop_unreachable (struct snapset *set)
   for (struct snapshot *layer = set->oldest, *next; layer != NULL;
        layer = next) {
     next = resolve_newer (layer);
-    if (snapshot_is_deleted (layer) && !reachable) {
-      snapshot_release (layer);
+    if (snapshot_is_deleted (layer) && !reachable)
       snapset_drop (set, layer);
-    }
     else if (snapshot_is_broken (layer))
       reachable = false; /* and if deleted, it says so to the older ones */
     else if (!snapshot_is_deleted (layer))
       reachable = true;
   }
+}
+
+/* Give back what was dropped, once the store knows. */
+static void
+release_dropped (struct snapset *set)
+{
+  for (struct snapshot *s = set->dropped; s != NULL; s = s->next) {
+    if (!s->dropped)
+      s->dropped
+          = s->record == NULL || store_drop (set->shared.store, s->record) == 0;
+    if (s->dropped)
+      snapshot_release (s);
+  }
+}
+
+/* It has nothing left to do. */
+static void
+free_layer (struct snapset *set, struct snapshot *layer)
+{
+  struct catalog_layer *record = layer->record;
+
+  if (flusher_stop (layer->flusher, MERGE_PATIENCE) == -1)
+    return;
+  snapshot_free (layer);
+  if (record != NULL)
+    store_remove (set->shared.store, record);
 }
 
 /* Free what was dropped, as far as nobody can be using it. */
@@ -389,11 +413,8 @@ free_dropped (struct reclaim *reclaim)
     next = s->next;
     fresh |= s->grace == GRACE_NONE;
     if (s->grace == GRACE_PASSED && snapshot_is_discarded (s)
-        && snapset_forget (set, s)) {
-      /* It has nothing left to do. */
-      if (flusher_stop (s->flusher, MERGE_PATIENCE) == 0)
-        snapshot_free (s);
-    }
+        && !atomic_load (&s->telling) && snapset_forget (set, s))
+      free_layer (set, s);
   }
   if (fresh && !reclaim->in_grace) {
     for (struct snapshot *s = set->dropped; s != NULL; s = s->next)
@@ -425,6 +446,7 @@ run (void *arg)
       next = resolve_newer (layer);
       tidy (reclaim, layer);
     }
+    release_dropped (set);
     free_dropped (reclaim);
     bell_wait (&set->bell);
   }

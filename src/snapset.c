@@ -18,9 +18,12 @@
  */
 
 #include "snapset.h"
+#include "create.h"
 #include "lookup.h"
 #include "report.h"
 #include "scoped.h"
+#include "store.h"
+#include "storefile.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -60,9 +63,16 @@ snapset_create (struct origin *origin, const struct engine_type *engine,
                                  PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
   pthread_rwlock_init (&set->gate, &attr);
   pthread_rwlockattr_destroy (&attr);
+  pthread_mutex_init (&set->births, NULL);
   pthread_mutex_init (&set->mutations, NULL);
   pthread_mutex_init (&set->lock, NULL);
   return set;
+}
+
+void
+snapset_use_store (struct snapset *set, struct store *store)
+{
+  set->shared.store = store;
 }
 
 static struct snapshot *
@@ -82,12 +92,16 @@ snapset_free (struct snapset *set)
     set->last = older;
   }
   while (set->dropped != NULL) {
-    struct snapshot *next = set->dropped->next;
-    snapshot_free (set->dropped);
-    set->dropped = next;
+    struct snapshot *snapshot = set->dropped;
+    set->dropped = snapshot->next;
+    /* The store has forgotten it. */
+    if (snapshot->dropped && snapshot->record != NULL)
+      catalog_free_layer (snapshot->record);
+    snapshot_free (snapshot);
   }
   throttle_free (set->shared.throttle);
   pthread_rwlock_destroy (&set->gate);
+  pthread_mutex_destroy (&set->births);
   pthread_mutex_destroy (&set->mutations);
   pthread_mutex_destroy (&set->lock);
   bell_destroy (&set->bell);
@@ -195,7 +209,7 @@ reserve (struct snapset *set, const char *name, struct reservation *reservation)
   SCOPED_LOCK (&set->lock);
   unsigned taken = 0;
   if (name != NULL) {
-    const struct snapshot *other = lookup_name (set, name);
+    const struct snapshot *other = lookup_name (set, name, true);
     if (other != NULL)
       taken = other->number;
     for (const struct reservation *r = set->reserved; r != NULL; r = r->next)
@@ -227,29 +241,6 @@ end_reservation (struct snapset *set, struct reservation *reservation)
   *p = reservation->next;
 }
 
-/* Make what is behind the reservation.  NULL with errno, reported. */
-static struct snapshot *
-prepare (struct snapset *set, const struct snapshot_options *options,
-         unsigned number)
-{
-  const int64_t size = origin_size (set->origin);
-
-  if (size == -1)
-    return NULL;
-  struct snapshot *snapshot = snapshot_create (
-      options, number, (uint64_t)size, origin_path (set->origin), &set->shared);
-  pthread_mutex_lock (&set->lock);
-  const bool running = set->running;
-  pthread_mutex_unlock (&set->lock);
-  if (snapshot != NULL && running && flusher_start (snapshot->flusher) == -1) {
-    const int err = errno;
-    snapshot_free (snapshot);
-    errno = err;
-    return NULL;
-  }
-  return snapshot;
-}
-
 /* Where the origin has shrunk, older snapshots would read what is there if
  * it grows again.  MUTATIONS is held.
  */
@@ -261,6 +252,35 @@ break_longer (struct snapset *set, uint64_t size)
       snapshot_break (
           s, EIO, "the origin has shrunk from %" PRIu64 " to %" PRIu64 " bytes",
           s->size, size);
+}
+
+/* The chain gets a layer more, at its end.  All locks are held.  As relink. */
+static struct snapshot *
+link_last (struct snapset *set, struct snapshot *snapshot)
+{
+  snapshot->older = set->last;
+  if (set->last != NULL)
+    atomic_store_explicit (&set->last->newer, snapshot, memory_order_release);
+  else
+    set->oldest = snapshot;
+  set->last = snapshot;
+  if (set->highest < snapshot->number)
+    set->highest = snapshot->number;
+  return relink (set);
+}
+
+void
+snapset_adopt (struct snapset *set, struct snapshot *snapshot)
+{
+  SCOPED_LOCK (&set->mutations);
+  pthread_rwlock_wrlock (&set->gate);
+  {
+    SCOPED_LOCK (&set->lock);
+    link_last (set, snapshot);
+    if (snapshot_is_deleted (snapshot))
+      atomic_fetch_add (&set->deletions, 1); /* it may have work to do */
+  }
+  pthread_rwlock_unlock (&set->gate);
 }
 
 /* Put a snapshot at the chain's end.  False, and nothing is done, if the
@@ -281,16 +301,8 @@ append (struct snapset *set, struct snapshot *snapshot,
     SCOPED_LOCK (&set->lock);
     snapshot->created = time (NULL);
     snapshot->pins = 1;
-    snapshot->older = set->last;
-    if (set->last != NULL)
-      atomic_store_explicit (&set->last->newer, snapshot, memory_order_release);
-    else
-      set->oldest = snapshot;
-    set->last = snapshot;
-    before = relink (set);
+    before = link_last (set, snapshot);
     end_reservation (set, reservation);
-    if (set->highest < snapshot->number)
-      set->highest = snapshot->number;
   }
   pthread_rwlock_unlock (&set->gate);
   if (before != NULL) {
@@ -298,29 +310,6 @@ append (struct snapset *set, struct snapshot *snapshot,
     bell_ring (&set->bell); /* a deleted one can be cleared away now */
   }
   return true;
-}
-
-struct snapshot *
-snapset_freeze (struct snapset *set, const struct snapshot_options *options)
-{
-  struct reservation reservation;
-  struct snapshot *snapshot;
-
-  if (reserve (set, options->name, &reservation) == -1)
-    return NULL;
-  while ((snapshot = prepare (set, options, reservation.number)) != NULL) {
-    if (append (set, snapshot, &reservation))
-      return snapshot;
-    flusher_stop (snapshot->flusher, options->cow_timeout);
-    snapshot_free (snapshot);
-  }
-  const int err = errno;
-  {
-    SCOPED_LOCK (&set->lock);
-    end_reservation (set, &reservation);
-  }
-  errno = err;
-  return NULL;
 }
 
 /* Whether the snapshot may be deleted.  0, or -1 with errno, reported.  LOCK
@@ -356,8 +345,8 @@ check_deletable (struct snapshot *snapshot, const char *who, bool force,
   return 0;
 }
 
-/* Release the deleted layers that no snapshot reads any more.  MUTATIONS is
- * held.
+/* Release the deleted layers that no snapshot reads any more; in a store that
+ * is for reclaim.c, which tells the store first.  MUTATIONS is held.
  */
 static void
 release_unneeded (struct snapset *set)
@@ -369,7 +358,7 @@ release_unneeded (struct snapset *set)
       needed = false;
     else if (!snapshot_is_deleted (s))
       needed = true;
-    else if (!needed)
+    else if (!needed && s->record == NULL)
       snapshot_release (s);
   }
 }
@@ -411,34 +400,160 @@ delete_snapshot (struct snapset *set, struct snapshot *snapshot,
   return 0;
 }
 
-/* MUTATIONS is held. */
+/* The strongest durability of the snapshots in the store: what is newer than
+ * they are keeps what they need.
+ */
+static enum durability
+strongest (struct snapset *set)
+{
+  enum durability strongest = DURABILITY_ASYNC;
+
+  SCOPED_LOCK (&set->lock);
+  for (const struct snapshot *s = set->last; s != NULL; s = s->older)
+    if (!snapshot_is_deleted (s) && !snapshot_is_broken (s)
+        && !s->options.ephemeral && s->options.durability > strongest)
+      strongest = s->options.durability;
+  return strongest;
+}
+
+/* The same for a snapshot in a store, whose chain has the same order.  0; 1
+ * for false; or -1 with errno, reported.
+ */
+static int
+append_in_store (struct snapset *set, struct snapshot *snapshot,
+                 struct reservation *reservation)
+{
+  struct catalog_layer *record = snapshot->record;
+
+  SCOPED_LOCK (&set->births);
+  const enum durability durability = strongest (set);
+  if (durability > snapshot->options.durability)
+    snapshot->options.durability = record->durability = durability;
+  record->level
+      = set->ending ? DURABILITY_STABLE : snapshot->options.durability;
+  atomic_store (&snapshot->level, (int)record->level);
+  if (store_add (set->shared.store, record) == -1)
+    return -1;
+  return append (set, snapshot, reservation) ? 0 : 1;
+}
+
+/* A snapshot in a store has entered the chain: make sure that it is there
+ * after a crash.  0, or -1 with errno, reported: then it is deleted.
+ */
+static int
+settle (struct snapset *set, struct snapshot *snapshot)
+{
+  /* What it reads on the origin must not be lost either. */
+  if ((snapshot->options.durability < DURABILITY_STABLE
+       || origin_flush (set->origin) == 0)
+      && store_settle (set->shared.store, snapshot->record, snapshot->created,
+                       snapshot->creator != NULL)
+             == 0)
+    return 0;
+  const int err = errno;
+  /* A crash would do the same, so the store need not know. */
+  store_delete (set->shared.store, snapshot->record, true);
+  {
+    SCOPED_LOCK (&set->mutations);
+    delete_snapshot (set, snapshot, NULL, true, NULL);
+  }
+  snapset_unpin (set, snapshot);
+  errno = err;
+  return -1;
+}
+
+struct snapshot *
+snapset_freeze (struct snapset *set, const struct snapshot_options *options)
+{
+  struct reservation reservation;
+  struct snapshot *snapshot;
+  int r = 1;
+
+  if (reserve (set, options->name, &reservation) == -1)
+    return NULL;
+  pthread_mutex_lock (&set->lock);
+  const bool running = set->running;
+  pthread_mutex_unlock (&set->lock);
+  do {
+    snapshot = create_snapshot (set, options, reservation.number, running);
+    if (snapshot == NULL)
+      break;
+    if (snapshot->record != NULL)
+      r = append_in_store (set, snapshot, &reservation);
+    else
+      r = append (set, snapshot, &reservation) ? 0 : 1;
+    if (r != 0)
+      create_cancel (set, snapshot);
+  } while (r == 1);
+  if (r == 0)
+    return snapshot->record != NULL && settle (set, snapshot) == -1 ? NULL
+                                                                    : snapshot;
+  const int err = errno;
+  {
+    SCOPED_LOCK (&set->lock);
+    end_reservation (set, &reservation);
+  }
+  errno = err;
+  return NULL;
+}
+
+/* Begin to delete a snapshot: from here on nobody finds it.  NULL with errno,
+ * reported; else it is pinned.
+ */
 static struct snapshot *
-find_locked (struct snapset *set, const char *who)
+begin_delete (struct snapset *set, const char *who, bool force,
+              const void *creator)
 {
   SCOPED_LOCK (&set->lock);
-  return lookup (set, who);
+  struct snapshot *snapshot = lookup (set, who);
+  if (check_deletable (snapshot, who, force, creator) == -1)
+    return NULL;
+  snapshot->leaving = true;
+  snapshot->pins++;
+  return snapshot;
 }
 
 int
 snapset_delete (struct snapset *set, const char *who, bool force,
                 const void *creator, unsigned *number)
 {
-  SCOPED_LOCK (&set->mutations);
-  struct snapshot *snapshot = find_locked (set, who);
-  if (delete_snapshot (set, snapshot, who, force, creator) == -1)
+  struct snapshot *snapshot = begin_delete (set, who, force, creator);
+  int r = 0;
+
+  if (snapshot == NULL)
     return -1;
   *number = snapshot->number;
-  return 0;
+  /* The store first: what is deleted gets no copies, and must not come back
+   * without them.
+   */
+  if (snapshot->record != NULL)
+    r = store_delete (set->shared.store, snapshot->record, false);
+  const int err = errno;
+  if (r == 0) {
+    SCOPED_LOCK (&set->mutations);
+    delete_snapshot (set, snapshot, who, true, creator);
+  }
+  else {
+    SCOPED_LOCK (&set->lock);
+    snapshot->leaving = false;
+  }
+  snapset_unpin (set, snapshot);
+  errno = err;
+  return r;
 }
 
-/* MUTATIONS is held. */
+/* Begin to delete what CREATOR creates.  NULL: nothing; else it is pinned. */
 static struct snapshot *
-find_created_by (struct snapset *set, const void *creator)
+begin_abandon (struct snapset *set, const void *creator)
 {
   SCOPED_LOCK (&set->lock);
   struct snapshot *s = set->last;
-  while (s != NULL && s->creator != creator)
+  while (s != NULL && (s->creator != creator || s->leaving))
     s = s->older;
+  if (s != NULL) {
+    s->leaving = true;
+    s->pins++;
+  }
   return s;
 }
 
@@ -447,33 +562,80 @@ snapset_abandon (struct snapset *set, const void *creator)
 {
   struct snapshot *snapshot;
 
-  SCOPED_LOCK (&set->mutations);
-  while ((snapshot = find_created_by (set, creator)) != NULL) {
+  while ((snapshot = begin_abandon (set, creator)) != NULL) {
     report_error ("snapshot %u is deleted: whoever was creating it went away "
                   "before it was done",
                   snapshot->number);
-    delete_snapshot (set, snapshot, NULL, true, creator);
+    /* To the store it is one that is being created: deleted, if it ends. */
+    if (snapshot->record != NULL)
+      store_delete (set->shared.store, snapshot->record, true);
+    {
+      SCOPED_LOCK (&set->mutations);
+      delete_snapshot (set, snapshot, NULL, true, creator);
+    }
+    snapset_unpin (set, snapshot);
   }
 }
 
-int
-snapset_finish (struct snapset *set, const char *who, const void *creator)
+/* The snapshot that CREATOR creates, pinned; NULL with errno, reported. */
+static struct snapshot *
+pin_created (struct snapset *set, const char *who, const void *creator)
 {
   SCOPED_LOCK (&set->lock);
   struct snapshot *snapshot = lookup (set, who);
   if (snapshot == NULL) {
     report_error ("there is no snapshot %s", who != NULL ? who : "at all");
     errno = ENOENT;
-    return -1;
+    return NULL;
   }
   if (snapshot->creator != creator) {
     report_error ("snapshot %u is not being created by this connection",
                   snapshot->number);
     errno = EPERM;
+    return NULL;
+  }
+  snapshot->pins++;
+  return snapshot;
+}
+
+/* What of a snapshot is free, and that nobody creates it any more, to the
+ * store.  0, or -1 with errno, reported.
+ */
+static int
+finish_in_store (struct snapset *set, struct snapshot *snapshot)
+{
+  if (atomic_load (&snapshot->has_free) && !snapshot_is_broken (snapshot)
+      && storefile_write_table (snapshot->backfile, FORMAT_FREE,
+                                &snapshot->free)
+             == -1) {
+    const int err = errno;
+    report_error ("snapshot %u: backing store %s: cannot note what is free: %m",
+                  snapshot->number, backfile_name (snapshot->backfile));
+    errno = err;
     return -1;
   }
-  snapshot->creator = NULL;
-  return 0;
+  return store_settle (set->shared.store, snapshot->record, snapshot->created,
+                       false);
+}
+
+int
+snapset_finish (struct snapset *set, const char *who, const void *creator)
+{
+  struct snapshot *snapshot = pin_created (set, who, creator);
+  int r = 0;
+
+  if (snapshot == NULL)
+    return -1;
+  if (snapshot->record != NULL)
+    r = finish_in_store (set, snapshot);
+  const int err = errno;
+  if (r == 0) {
+    SCOPED_LOCK (&set->lock);
+    snapshot->creator = NULL;
+  }
+  snapset_unpin (set, snapshot);
+  errno = err;
+  return r;
 }
 
 void

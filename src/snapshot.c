@@ -4,6 +4,13 @@
  * looks at the mark after it has read: so no read returns what came later.
  * Then whoever waits for room or for a translation is woken and goes on.
  *
+ * In a store the mark would be lost with the server, and the snapshot come
+ * back with stale content.  So a snapshot that is given up is failing first:
+ * no more copies are begun, nothing is overwritten that it does not have, and
+ * writers wait, outside the gate, until the store has noted it.  A store that
+ * hangs is not waited for: a mark in shared memory says it then to the next
+ * server, if the machine is not restarted meanwhile.
+ *
  * The space is given back on the flusher's thread, when the last job has
  * ended: a write still under way would make the file grow again, and the
  * store may be the very thing that hangs, which no client's thread should
@@ -15,6 +22,7 @@
 #include "snapshot.h"
 #include "report.h"
 #include "scoped.h"
+#include "store.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -38,6 +46,12 @@
  */
 #define UNDER_WAY_SHARE 4
 
+/* Seconds that a write waits for the store to note that the snapshot is
+ * broken, after which a mark elsewhere must do.  Much longer than a store
+ * takes that works, and short beside the wait that may have been before.
+ */
+#define TELL_PATIENCE 2
+
 /* Runs of a whole bitmap group at most, and few enough of them. */
 static uint64_t
 run_limit (uint64_t chunk_size, uint64_t memory)
@@ -52,16 +66,8 @@ run_limit (uint64_t chunk_size, uint64_t memory)
 
 /* The parts that can fail to be made.  0, or -1 after logging. */
 static int
-make_parts (struct snapshot *snapshot, const struct snapshot_options *options,
-            const char *origin)
+make_parts (struct snapshot *snapshot, const struct snapshot_options *options)
 {
-  const struct backfile_options backfile_options = {
-    .store = options->backing_store,
-    .part_size = options->backfile_size,
-    .size = snapshot->size,
-    .chunk_size = options->chunk_size,
-    .origin = origin,
-  };
   const uint64_t memory = throttle_limit (snapshot->shared->throttle);
   const uint64_t chunks = snapshot_chunks (snapshot);
 
@@ -74,29 +80,43 @@ make_parts (struct snapshot *snapshot, const struct snapshot_options *options,
       || snapshot->flusher == NULL
       || bitmap_init (&snapshot->hastrans, chunks) == -1
       || bitmap_init (&snapshot->free, chunks) == -1
+      || bitmap_init (&snapshot->unreadable, chunks) == -1
       || transtbl_init (&snapshot->table,
                         memory / throttle_least (options->chunk_size))
-             == -1) {
-    report_error ("snapshot %u: no memory for its tables: %m",
-                  snapshot->number);
-    return -1;
-  }
-  snapshot->backfile = backfile_create (&backfile_options);
-  return snapshot->backfile == NULL ? -1 : 0;
+             == -1)
+    goto error;
+  if (snapshot->record == NULL || snapshot->backfile->parts == 0)
+    return 0;
+  snapshot->commit = commit_create (&(struct commit_of){
+      .flusher = snapshot->flusher,
+      .backfile = snapshot->backfile,
+      .hastrans = &snapshot->hastrans,
+      .unreadable = &snapshot->unreadable,
+      .level = &snapshot->level,
+      .cancelled = &snapshot->gone,
+  });
+  if (snapshot->commit != NULL)
+    return 0;
+error:
+  report_error ("snapshot %u: no memory for its tables: %m", snapshot->number);
+  return -1;
 }
 
 struct snapshot *
 snapshot_create (const struct snapshot_options *options, unsigned number,
-                 uint64_t size, const char *origin,
+                 uint64_t size, struct backfile *backfile,
+                 struct catalog_layer *record,
                  const struct snapshot_shared *shared)
 {
   struct snapshot *snapshot
       = aligned_alloc (_Alignof(struct snapshot), sizeof *snapshot);
+  pthread_condattr_t attr;
 
   assert (options->on_error == ON_ERROR_BREAK_SNAPSHOT
           || options->durability >= DURABILITY_WRITTEN);
   if (snapshot == NULL) {
     report_error ("snapshot %u: %m", number);
+    backfile_free (backfile);
     return NULL;
   }
   memset (snapshot, 0, sizeof *snapshot);
@@ -111,10 +131,17 @@ snapshot_create (const struct snapshot_options *options, unsigned number,
   snapshot->run_limit
       = run_limit (options->chunk_size, throttle_limit (shared->throttle));
   snapshot->shared = shared;
+  snapshot->backfile = backfile;
+  snapshot->record = record;
+  atomic_init (&snapshot->level, options->durability);
   atomic_init (&snapshot->pending, 1);
   atomic_init (&snapshot->copy_error, EIO);
   pthread_mutex_init (&snapshot->lock, NULL);
-  if (make_parts (snapshot, options, origin) == -1) {
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&snapshot->changed, &attr);
+  pthread_condattr_destroy (&attr);
+  if (make_parts (snapshot, options) == -1) {
     const int err = errno;
     snapshot_free (snapshot);
     errno = err;
@@ -129,10 +156,13 @@ snapshot_free (struct snapshot *snapshot)
   if (snapshot == NULL)
     return;
   flusher_free (snapshot->flusher);
+  commit_free (snapshot->commit);
   backfile_free (snapshot->backfile);
   transtbl_free (&snapshot->table);
+  bitmap_free (&snapshot->unreadable);
   bitmap_free (&snapshot->free);
   bitmap_free (&snapshot->hastrans);
+  pthread_cond_destroy (&snapshot->changed);
   pthread_mutex_destroy (&snapshot->lock);
   free (snapshot->why);
   free (snapshot->name);
@@ -143,7 +173,8 @@ char *
 snapshot_why_broken (struct snapshot *snapshot)
 {
   SCOPED_LOCK (&snapshot->lock);
-  return snapshot->why != NULL ? strdup (snapshot->why) : NULL;
+  return snapshot->broken && snapshot->why != NULL ? strdup (snapshot->why)
+                                                   : NULL;
 }
 
 void
@@ -170,6 +201,38 @@ snapshot_release (struct snapshot *snapshot)
   flusher_submit (snapshot->flusher, &snapshot->discard);
 }
 
+/* It is failing and the store knows, or there is none: broken, from now on. */
+static void
+enforce_break (struct snapshot *snapshot)
+{
+  {
+    SCOPED_LOCK (&snapshot->lock);
+    if (snapshot->broken)
+      return;
+    /* Sequentially consistent: before the overwrite that follows, and
+     * before the waiters look at RETIRED.
+     */
+    atomic_store (&snapshot->broken, true);
+    atomic_store (&snapshot->retired, true);
+    pthread_cond_broadcast (&snapshot->changed);
+  }
+  snapshot_wake (snapshot);
+  snapshot_release (snapshot);
+  bell_ring (snapshot->shared->bell);
+}
+
+/* The store has been told. */
+static void
+told (void *arg)
+{
+  struct snapshot *snapshot = arg;
+  struct bell *bell = snapshot->shared->bell;
+
+  enforce_break (snapshot);
+  atomic_store (&snapshot->telling, false); /* it may be freed from here on */
+  bell_ring (bell);
+}
+
 void
 snapshot_break (struct snapshot *snapshot, int err, const char *format, ...)
 {
@@ -178,29 +241,86 @@ snapshot_break (struct snapshot *snapshot, int err, const char *format, ...)
 
   va_start (args, format);
   if (vasprintf (&why, format, args) == -1)
-    why = strdup ("no memory");
+    why = NULL;
   va_end (args);
   {
     SCOPED_LOCK (&snapshot->lock);
-    if (snapshot->broken) {
+    if (snapshot->failing) {
       free (why);
       return;
     }
     snapshot->why = why;
     snapshot->broken_errno = err;
     snapshot->broken_at = time (NULL);
-    /* Sequentially consistent: before the overwrite that follows, and
-     * before the waiters look at RETIRED.
-     */
-    atomic_store (&snapshot->broken, true);
-    atomic_store (&snapshot->retired, true);
+    atomic_store (&snapshot->telling, snapshot->record != NULL);
+    atomic_store (&snapshot->failing, true);
   }
   report_error ("snapshot %u is broken and reads as errors from now on; the "
                 "origin is not affected: %s",
                 snapshot->number, why != NULL ? why : "no memory");
-  snapshot_wake (snapshot);
-  snapshot_release (snapshot);
-  bell_ring (snapshot->shared->bell);
+  if (snapshot->record == NULL)
+    enforce_break (snapshot);
+  else
+    store_tell_broken (snapshot->shared->store, snapshot->record, err,
+                       snapshot->broken_at, why != NULL ? why : "no memory",
+                       told, snapshot);
+}
+
+void
+snapshot_await_break (struct snapshot *snapshot)
+{
+  struct timespec deadline;
+  int err = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += TELL_PATIENCE;
+  {
+    SCOPED_LOCK (&snapshot->lock);
+    while (!snapshot->broken && err == 0)
+      err = pthread_cond_timedwait (&snapshot->changed, &snapshot->lock,
+                                    &deadline);
+    if (snapshot->broken)
+      return;
+  }
+  store_mark_broken (snapshot->shared->store, snapshot->record);
+  enforce_break (snapshot);
+}
+
+void
+snapshot_set_broken (struct snapshot *snapshot, int err, time_t when,
+                     const char *why)
+{
+  snapshot->why = strdup (why);
+  snapshot->broken_errno = err;
+  snapshot->broken_at = when;
+  atomic_store (&snapshot->failing, true);
+  atomic_store (&snapshot->broken, true);
+  atomic_store (&snapshot->retired, true);
+}
+
+int
+snapshot_await_early (struct snapshot *snapshot,
+                      const struct timespec *deadline)
+{
+  int err = 0;
+
+  SCOPED_LOCK (&snapshot->lock);
+  while (atomic_load (&snapshot->early) > 0 && !snapshot->broken && err == 0)
+    err = pthread_cond_timedwait (&snapshot->changed, &snapshot->lock,
+                                  deadline);
+  if (snapshot->broken)
+    err = EIO;
+  errno = err;
+  return err == 0 ? 0 : -1;
+}
+
+void
+snapshot_early_ended (struct snapshot *snapshot)
+{
+  if (atomic_fetch_sub (&snapshot->early, 1) > 1)
+    return;
+  SCOPED_LOCK (&snapshot->lock);
+  pthread_cond_broadcast (&snapshot->changed);
 }
 
 bool

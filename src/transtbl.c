@@ -272,13 +272,26 @@ transtbl_remove (struct transtbl *table, struct translation *translation,
 
 void
 transtbl_settle (struct transtbl *table, struct translation *translation,
-                 int error)
+                 struct bitmap *hastrans, uint64_t mask, int error)
 {
-  struct transtbl_stripe *stripe
-      = stripe_of (table, bucket_of (table, group_of (translation)));
+  const uint64_t group = group_of (translation);
+  struct transtbl_stripe *stripe = stripe_of (table, bucket_of (table, group));
 
   SCOPED_LOCK (&stripe->lock);
+  if (mask != 0)
+    bitmap_set_group (hastrans, group, mask);
   settle (stripe, translation, error);
+}
+
+void
+transtbl_add (struct transtbl *table, struct translation *translation)
+{
+  const unsigned bucket = bucket_of (table, group_of (translation));
+
+  assert (translation->state == TRANSLATION_LOST && translation->settled);
+  SCOPED_LOCK (&stripe_of (table, bucket)->lock);
+  translation->next = table->buckets[bucket];
+  table->buckets[bucket] = translation;
 }
 
 int

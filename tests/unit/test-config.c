@@ -335,8 +335,43 @@ durability (void **state)
   assert_int_equal (config.options.snapshot.durability, DURABILITY_WRITTEN);
   accept ("durability", "async");
   assert_int_equal (config.options.snapshot.durability, DURABILITY_ASYNC);
-  refuse ("durability", "stable", "async|written");
-  refuse ("durability", "", "async|written");
+  refuse ("durability", "durable", "async|written|stable");
+  refuse ("durability", "", "async|written|stable");
+}
+
+static void
+stable_needs_a_store (void **state)
+{
+  (void)state;
+  accept ("durability", "stable");
+  refuse_together ("durability=stable");
+  accept ("store", "/srv/store");
+  complete ();
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_STABLE);
+}
+
+static void
+store (void **state)
+{
+  (void)state;
+  accept ("store", "/srv/store");
+  complete ();
+  assert_string_equal (config.store, "/srv/store");
+  assert_string_equal (config.options.snapshot.backing_store, "/srv/store");
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_WRITTEN);
+  refuse ("store", "/srv/other", "twice");
+}
+
+static void
+store_with_other_wishes (void **state)
+{
+  (void)state;
+  accept ("store", "/srv/store");
+  accept ("durability", "async");
+  accept ("backing-store", "/srv/else");
+  complete ();
+  assert_string_equal (config.options.snapshot.backing_store, "/srv/else");
+  assert_int_equal (config.options.snapshot.durability, DURABILITY_ASYNC);
 }
 
 static void
@@ -425,7 +460,7 @@ unknown_parameter_names_the_known_ones (void **state)
 {
   (void)state;
   refuse ("chunk", "4k",
-          "origin snapshot chunksize backing-store backfile-size maxsize "
+          "origin snapshot chunksize backing-store store backfile-size maxsize "
           "max-memory durability on-error cow-timeout io");
 }
 
@@ -471,6 +506,9 @@ main (void)
     TEST (default_max_memory_fits_the_largest_chunk),
     TEST (max_memory_for_the_largest_chunk),
     TEST (durability),
+    TEST (stable_needs_a_store),
+    TEST (store),
+    TEST (store_with_other_wishes),
     TEST (on_error),
     TEST (break_write_makes_copies_written),
     TEST (break_write_does_not_go_with_async),

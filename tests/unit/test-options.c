@@ -89,7 +89,7 @@ refused_value_has_one_message_and_changes_nothing (void **state)
     { "chunksize", "" },        { "maxsize", "-1" },
     { "backfile-size", "big" }, { "cow-timeout", "0" },
     { "cow-timeout", "86401" }, { "cow-timeout", "1k" },
-    { "durability", "stable" }, { "durability", "" },
+    { "durability", "stab" },   { "durability", "" },
     { "on-error", "break" },    { "backing-store", "here" },
     { "backing-store", "" },
   };
@@ -181,10 +181,12 @@ static void
 words_are_those_that_are_taken (void **state)
 {
   (void)state;
-  for (unsigned i = 0; i < 2; i++) {
-    take ("durability", options_durability (i));
+  for (unsigned i = 0; i < 3; i++) {
+    take ("durability", policy_durability (i));
     assert_int_equal (options.snapshot.durability, i);
-    take ("on-error", options_on_error (i));
+  }
+  for (unsigned i = 0; i < 2; i++) {
+    take ("on-error", policy_on_error (i));
     assert_int_equal (options.snapshot.on_error, i);
   }
 }

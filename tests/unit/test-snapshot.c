@@ -4,6 +4,7 @@
 #include "call-hook.h"
 #include "fake-engine.h"
 #include "fixture.h"
+#include "storefile.h"
 #include "nbdkit-stub.h"
 #include "scoped.h"
 #include "scratch.h"
@@ -92,7 +93,8 @@ run_is_at_most_a_group_a_mebibyte_and_an_eighth_of_memory (void **state)
     shared.throttle = throttle_create (cases[i].memory);
     here.options.chunk_size = cases[i].chunk;
     struct snapshot *snapshot
-        = snapshot_create (&here.options, 1, here.size, "name", &shared);
+        = snapshot_create (&here.options, 1, here.size,
+                           storefile_absent ("name"), NULL, &shared);
     assert_non_null (snapshot);
     assert_int_equal (snapshot->run_limit, cases[i].run);
     snapshot_free (snapshot);
