@@ -35,6 +35,7 @@ struct backfile {
   bool named;    /* its files' names go when it does */
   uint64_t span; /* bytes of the origin in one file */
   unsigned parts;
+  unsigned keep; /* bytes of each file that stay when it is emptied */
   struct storefile *storefile; /* what storefile.c knows of it, or NULL */
   struct backfile_part part[];
 };

@@ -51,6 +51,12 @@ struct catalog_layer {
   /* Counters, as they were when the store was last closed cleanly. */
   uint64_t copied, waits, flush_errors;
   uint64_t reads_origin, reads_memory, reads_backfile, reads_free;
+
+  /* Bits in the tables of the index, likewise; not of a deleted one, from
+   * which some are taken.  A sector that was lost is one that was never
+   * written, to its checksum.
+   */
+  uint64_t chunks_copied, chunks_free, chunks_unreadable;
 };
 
 /* Files that are not a layer's yet, or not any more. */

@@ -15,12 +15,13 @@ struct closing;
 struct closing *closing_create (struct snapset *set);
 void closing_free (struct closing *closing);
 
-/* Watch for the end.  0, or -1 after logging. */
+/* Its thread, which watches for the end.  0, or -1 after logging. */
 int closing_start (struct closing *closing);
 
 /* Nobody writes any more, nor creates, deletes or clears away; the flushers
- * still run: close the store, if all of it can be made stable.  0, or -1 if a
- * thread hangs in the store, which has not been closed then.
+ * still run: close the store, if all of it can be made stable.  0, or -1 if it
+ * did not get on for TIMEOUT seconds: then it has not been closed, and the
+ * thread is in there still.
  */
 int closing_finish (struct closing *closing, unsigned timeout);
 

@@ -59,6 +59,12 @@ struct format_layout {
 
 struct format_layout format_layout (uint64_t chunk_size, uint64_t length);
 
+/* Bytes of the origin in each part but the last, so that no file has more than
+ * FILE_SIZE bytes (0: one file for all SIZE bytes): a multiple of 64 chunks.
+ * 0: no file can be so small.
+ */
+uint64_t format_span (uint64_t chunk_size, uint64_t size, uint64_t file_size);
+
 /* Where in the file a unit is. */
 uint64_t format_unit_offset (const struct format_layout *layout,
                              enum format_table table, uint64_t unit);

@@ -50,6 +50,9 @@ int origin_write (const struct origin *origin, const void *buf, uint64_t count,
                   uint64_t offset, bool fua);
 int origin_flush (const struct origin *origin);
 
+/* A flush that may take long: *STEPS is counted up meanwhile. */
+int origin_flush_slowly (const struct origin *origin, _Atomic unsigned *steps);
+
 /* Give the range back to the device or file system where it can take it;
  * what reads there after is not defined.  The device's refusal is no error.
  */

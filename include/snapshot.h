@@ -99,6 +99,7 @@ struct snapshot {
   _Atomic int level;      /* enum durability: what is done now; changed with
                              the gate held as the writer, never lowered */
   _Atomic uint64_t early; /* jobs whose bits were set before */
+  bool unindexed;         /* the index does not have all bits; closing.c's */
 
   /* Figures for people. */
   struct snapshot_reads reads[STRIPES];
@@ -115,6 +116,9 @@ struct snapshot {
   atomic_bool failing; /* it breaks as soon as the store knows; likewise */
   atomic_bool broken;  /* once true it stays so */
   atomic_bool gone;    /* nobody needs what it holds; likewise */
+  bool absent;         /* broken for now, since its file, or the right
+                          origin, is not there: what it needs must be kept
+                          for it; set before it enters the chain */
   atomic_bool telling; /* the store is being told; else it may be freed */
   pthread_mutex_t lock;
   pthread_cond_t changed; /* BROKEN became true, or EARLY 0 */

@@ -286,7 +286,7 @@ backfile_discard (struct backfile *backfile)
 {
   remove_names (backfile);
   for (unsigned part = 0; part < backfile->parts; part++)
-    if (ftruncate (backfile->part[part].fd, 0) == -1)
+    if (ftruncate (backfile->part[part].fd, backfile->keep) == -1)
       report_error ("cannot give the space of the backing file %s back: %m",
                     backfile->store);
 }

@@ -69,6 +69,9 @@ static const struct number counters[] = {
   { "reads-memory", LAYER (reads_memory), U64, 0, INT64_MAX },
   { "reads-backfile", LAYER (reads_backfile), U64, 0, INT64_MAX },
   { "reads-free", LAYER (reads_free), U64, 0, INT64_MAX },
+  { "chunks-copied", LAYER (chunks_copied), U64, 0, INT64_MAX },
+  { "chunks-free", LAYER (chunks_free), U64, 0, INT64_MAX },
+  { "chunks-unreadable", LAYER (chunks_unreadable), U64, 0, INT64_MAX },
   {},
 };
 

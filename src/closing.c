@@ -9,7 +9,11 @@
  *   5  the catalogue says so
  *
  * If a layer cannot be made so, the catalogue goes on saying what was true of
- * all before.
+ * all before; it is tried once more when nobody writes any more, and then that
+ * layer breaks.
+ *
+ * A thread does all of it, since the store may hang: the server ends without
+ * it then.
  */
 
 #include "closing.h"
@@ -18,10 +22,12 @@
 #include "lookup.h"
 #include "report.h"
 #include "scoped.h"
+#include "slow-sync.h"
 #include "store.h"
 #include "storefile.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -33,7 +39,9 @@ struct closing {
 
   pthread_mutex_t lock;
   pthread_cond_t changed;
-  bool ended; /* under LOCK */
+  bool finish, ended; /* under LOCK */
+
+  _Atomic unsigned steps; /* done towards the end */
 };
 
 /* --- one layer ----------------------------------------------------------- */
@@ -128,81 +136,95 @@ sweep (struct snapshot *snapshot, bool all, const struct timespec *deadline)
   return err == 0 ? 0 : -1;
 }
 
-/* Steps 2 to 4 for one layer, ASYNC: which was at that level.  0, or -1 after
- * logging.
- */
+/* Steps 2 to 4 for one layer.  0, or -1 with errno. */
 static int
-make_stable (struct snapshot *snapshot, bool async,
+make_stable (struct closing *closing, struct snapshot *snapshot,
              const struct timespec *deadline)
 {
-  if (snapshot_await_early (snapshot, deadline) == 0
-      && sweep (snapshot, async, deadline) == 0
-      && storefile_sync (snapshot->backfile) == 0)
+  const struct backfile *backfile = snapshot->backfile;
+
+  if (snapshot_await_early (snapshot, deadline) == -1
+      || sweep (snapshot, snapshot->unindexed, deadline) == -1)
+    return -1;
+  snapshot->unindexed = false;
+  for (unsigned part = 0; part < backfile->parts; part++)
+    if (slow_sync (backfile->part[part].fd, &closing->steps) == -1)
+      return -1;
+  return 0;
+}
+
+/* One that cannot be made stable breaks when there is no more time. */
+static int
+harden_layer (struct closing *closing, struct snapshot *snapshot, bool last)
+{
+  struct timespec deadline;
+
+  if (snapshot->commit == NULL || snapshot_is_broken (snapshot)
+      || atomic_load (&snapshot->gone))
     return 0;
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += snapshot->options.cow_timeout;
+  if (make_stable (closing, snapshot, &deadline) == 0)
+    return 0;
+  const int err = errno;
   if (snapshot_is_broken (snapshot) || atomic_load (&snapshot->gone))
     return 0;
-  report_error ("snapshot %u: backing store %s: its copies cannot be made "
-                "stable: %m",
-                snapshot->number, backfile_name (snapshot->backfile));
-  return -1;
+  if (!last) {
+    report_error ("snapshot %u: backing store %s: its copies cannot be made "
+                  "stable yet: %s",
+                  snapshot->number, backfile_name (snapshot->backfile),
+                  strerror (err));
+    return -1;
+  }
+  snapshot_break (snapshot, err,
+                  "backing store %s: its copies could not be made stable when "
+                  "the server ended: %s",
+                  backfile_name (snapshot->backfile), strerror (err));
+  snapshot_await_break (snapshot);
+  return 0;
 }
 
 /* --- all of them --------------------------------------------------------- */
 
-/* Step 1; returns the layers, pinned, of which those with a number in
- * WAS_ASYNC were async.  NULL with errno.
- */
+/* Step 1; returns the layers, pinned.  NULL with errno. */
 static struct snapshot **
-raise_levels (struct snapset *set, size_t *count, bool **was_async)
+raise_levels (struct snapset *set, size_t *count)
 {
   SCOPED_LOCK (&set->births);
   SCOPED_LOCK (&set->mutations);
   struct snapshot **list = snapset_list (set, true, count);
-  *was_async = list == NULL ? NULL : calloc (*count + 1, sizeof **was_async);
-  if (*was_async == NULL) {
-    for (size_t i = 0; list != NULL && i < *count; i++)
-      snapset_unpin (set, list[i]);
-    free (list);
+  if (list == NULL)
     return NULL;
-  }
   /* No write may be on its way at the level of before. */
   pthread_rwlock_wrlock (&set->gate);
   set->ending = true;
   for (size_t i = 0; i < *count; i++)
-    if (list[i]->commit != NULL)
-      (*was_async)[i] = atomic_exchange (&list[i]->level, DURABILITY_STABLE)
-                        == DURABILITY_ASYNC;
+    atomic_store (&list[i]->level, DURABILITY_STABLE);
   pthread_rwlock_unlock (&set->gate);
   return list;
 }
 
-/* 0, or -1 after logging. */
+/* LAST: nobody writes any more.  0, or -1 after logging. */
 static int
-harden (struct snapset *set)
+harden (struct closing *closing, bool last)
 {
-  struct timespec deadline;
-  bool *was_async;
+  struct snapset *set = closing->set;
   size_t count;
   int r = 0;
 
-  struct snapshot **list = raise_levels (set, &count, &was_async);
+  struct snapshot **list = raise_levels (set, &count);
   if (list == NULL) {
     report_error ("no memory to make the snapshots stable: %m");
     return -1;
   }
   for (size_t i = 0; i < count; i++) {
-    struct snapshot *s = list[i];
-
-    clock_gettime (CLOCK_MONOTONIC, &deadline);
-    deadline.tv_sec += s->options.cow_timeout;
-    if (s->commit != NULL && !snapshot_is_broken (s) && !atomic_load (&s->gone)
-        && make_stable (s, was_async[i], &deadline) == -1)
-      r = -1;
-    snapset_unpin (set, s);
+    r |= harden_layer (closing, list[i], last);
+    snapset_unpin (set, list[i]);
   }
-  free (was_async);
   free (list);
-  if (r == -1 || (count > 0 && origin_flush (set->origin) == -1))
+  if (r == -1
+      || (count > 0
+          && origin_flush_slowly (set->origin, &closing->steps) == -1))
     return -1;
   return store_set_stable (set->shared.store);
 }
@@ -214,7 +236,12 @@ save_counters (struct snapset *set)
   for (struct snapshot *s = set->last; s != NULL; s = s->older) {
     struct catalog_layer *record = s->record;
 
+    if (snapshot_is_broken (s))
+      continue; /* nothing is known of one that is absent */
     record->copied = atomic_load (&s->copied);
+    record->chunks_copied = bitmap_weight (&s->hastrans);
+    record->chunks_free = bitmap_weight (&s->free);
+    record->chunks_unreadable = bitmap_weight (&s->unreadable);
     record->waits = atomic_load (&s->waits);
     record->flush_errors = atomic_load (&s->flush_errors);
     record->reads_origin = record->reads_memory = 0;
@@ -244,6 +271,15 @@ end_store (struct snapset *set)
 
 /* --- the thread ---------------------------------------------------------- */
 
+/* Wait for who ends the server to say that nobody writes any more. */
+static void
+await_finish (struct closing *closing)
+{
+  SCOPED_LOCK (&closing->lock);
+  while (!closing->finish)
+    pthread_cond_wait (&closing->changed, &closing->lock);
+}
+
 static void *
 watch (void *arg)
 {
@@ -252,11 +288,15 @@ watch (void *arg)
   /* The end interrupts it. */
   while (nbdkit_nanosleep (3600, 0) == 0)
     ;
-  harden (closing->set);
+  harden (closing, false);
+  await_finish (closing);
+  /* Once more, for what has happened since. */
+  if (harden (closing, true) == 0)
+    end_store (closing->set);
 
   SCOPED_LOCK (&closing->lock);
   closing->ended = true;
-  pthread_cond_signal (&closing->changed);
+  pthread_cond_broadcast (&closing->changed);
   return NULL;
 }
 
@@ -307,25 +347,32 @@ closing_start (struct closing *closing)
 int
 closing_finish (struct closing *closing, unsigned timeout)
 {
-  struct timespec deadline;
-  int err = 0;
-
   if (!closing->started)
     return 0;
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += timeout;
   pthread_mutex_lock (&closing->lock);
-  while (!closing->ended && err == 0)
-    err = pthread_cond_timedwait (&closing->changed, &closing->lock, &deadline);
+  closing->finish = true;
+  pthread_cond_broadcast (&closing->changed);
+  /* However long it takes, as long as it gets on. */
+  for (unsigned steps = 0; !closing->ended;) {
+    struct timespec deadline;
+    int err = 0;
+
+    clock_gettime (CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += timeout;
+    while (!closing->ended && err == 0)
+      err = pthread_cond_timedwait (&closing->changed, &closing->lock,
+                                    &deadline);
+    const unsigned now = atomic_load (&closing->steps);
+    if (!closing->ended && now == steps)
+      break;
+    steps = now;
+  }
   const bool ended = closing->ended;
   pthread_mutex_unlock (&closing->lock);
   if (!ended)
     return -1;
   pthread_join (closing->thread, NULL);
   closing->started = false;
-  /* Once more, for what has happened since. */
-  if (harden (closing->set) == 0)
-    end_store (closing->set);
   return 0;
 }
 

@@ -177,6 +177,25 @@ format_layout (uint64_t chunk_size, uint64_t length)
 }
 
 uint64_t
+format_span (uint64_t chunk_size, uint64_t size, uint64_t file_size)
+{
+  const uint64_t group = GROUP * chunk_size;
+  uint64_t low = 0, high = file_size / group;
+
+  if (file_size == 0)
+    return size > 0 ? round_up (size, group) : group;
+  /* The most groups whose file is not too large. */
+  while (low < high) {
+    const uint64_t middle = low + (high - low + 1) / 2;
+    if (format_layout (chunk_size, middle * group).file_size <= file_size)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low * group;
+}
+
+uint64_t
 format_unit_offset (const struct format_layout *layout, enum format_table table,
                     uint64_t unit)
 {

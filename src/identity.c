@@ -20,6 +20,9 @@
 
 #define SAMPLE ((size_t)1 << 20)
 
+/* In place of a checksum: a bad sector must not keep a server from starting. */
+#define UNKNOWN 0
+
 /* The first line of a file of a device's in sysfs, or NULL. */
 static char *
 read_line (unsigned major, unsigned minor, const char *name)
@@ -84,6 +87,7 @@ file_identity (const struct statx *st)
   return identity;
 }
 
+/* The checksum of COUNT bytes; UNKNOWN if they cannot be read. */
 static int
 sample (const struct origin *origin, uint64_t offset, uint64_t count,
         uint32_t *crc)
@@ -94,10 +98,17 @@ sample (const struct origin *origin, uint64_t offset, uint64_t count,
     report_error ("no memory to look at the origin: %m");
     return -1;
   }
-  if (origin_read (origin, buf, count, offset) == -1)
-    return -1;
-  *crc = format_crc (0, buf, count);
+  *crc = UNKNOWN;
+  if (origin_read_quiet (origin, buf, count, offset) == 0)
+    *crc = format_crc (0, buf, count);
   return 0;
+}
+
+/* Unlike each other, as far as both are known. */
+static bool
+differ (uint32_t then, uint32_t now)
+{
+  return then != now && then != UNKNOWN && now != UNKNOWN;
 }
 
 static int
@@ -176,9 +187,10 @@ identity_compare (const struct catalog_origin *then,
   if (then->mtime != now->mtime || then->mtime_ns != now->mtime_ns)
     return say ("the origin was written while no server watched: its time of "
                 "change is not what it was");
-  if (then->first_crc != now->first_crc || then->last_crc != now->last_crc)
+  if (differ (then->first_crc, now->first_crc)
+      || differ (then->last_crc, now->last_crc))
     return say ("the origin was written while no server watched: its %s MiB "
                 "is not what it was",
-                then->first_crc != now->first_crc ? "first" : "last");
+                differ (then->first_crc, now->first_crc) ? "first" : "last");
   return NULL;
 }

@@ -3,6 +3,7 @@
 #include "origin.h"
 #include "extents.h"
 #include "report.h"
+#include "slow-sync.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -289,16 +290,28 @@ origin_write (const struct origin *origin, const void *buf, uint64_t count,
   return 0;
 }
 
+/* Log R, what a flush returned. */
+static int
+flushed (const struct origin *origin, int r)
+{
+  const int err = errno;
+
+  if (r == -1)
+    report_error ("origin %s: fdatasync: %s", origin->path, strerror (err));
+  errno = err;
+  return r;
+}
+
 int
 origin_flush (const struct origin *origin)
 {
-  if (fdatasync (origin->fd) == -1) {
-    const int err = errno;
-    report_error ("origin %s: fdatasync: %s", origin->path, strerror (err));
-    errno = err;
-    return -1;
-  }
-  return 0;
+  return flushed (origin, fdatasync (origin->fd));
+}
+
+int
+origin_flush_slowly (const struct origin *origin, _Atomic unsigned *steps)
+{
+  return flushed (origin, slow_sync (origin->fd, steps));
 }
 
 /* fallocate, with the refusals of all kinds made one: EOPNOTSUPP, and

@@ -363,7 +363,7 @@ drop_unreachable (struct snapset *set)
     next = resolve_newer (layer);
     if (snapshot_is_deleted (layer) && !reachable)
       snapset_drop (set, layer);
-    else if (snapshot_is_broken (layer))
+    else if (snapshot_is_broken (layer) && !layer->absent)
       reachable = false; /* and if deleted, it says so to the older ones */
     else if (!snapshot_is_deleted (layer))
       reachable = true;

@@ -79,7 +79,7 @@ bool
 resolve_is_wanted (struct snapshot *from, uint64_t offset, uint64_t length)
 {
   for (struct snapshot *layer = from; layer != NULL; layer = layer->older) {
-    if (snapshot_is_broken (layer))
+    if (snapshot_is_broken (layer) && !layer->absent)
       return false; /* nobody reads past it */
     if (offset >= layer->size)
       continue;

@@ -8,12 +8,13 @@
  * a mark says that it is broken        broken, for good
  * not closed cleanly, level async      broken, for good
  * the same, written, and another boot  broken, for good
- * longer than the origin is now        broken, for good
- * a file is missing or damaged         broken, until the file is there; for
+ * a file is missing or damaged         absent, until it is there again; for
  *                                      good if writes would have to copy into
  *                                      it, or be kept from doing so by it
- * the origin is another, or was        all are broken, and the store is not
+ * the origin is another, or was        all are absent, and the store is not
  * written behind our back              changed; see store_refuse
+ *
+ * Absent is: broken, for now; what it would need is kept for it.
  *
  * Layers are loaded by several threads: it is mostly reading and checksums.
  */
@@ -148,6 +149,28 @@ load_index (struct snapshot *snapshot, char **why)
   return restore_lost (snapshot);
 }
 
+/* Whether the index has as many bits as it had when it was closed.  0, or -1
+ * with *WHY.
+ */
+static int
+check_weights (const struct snapshot *snapshot, char **why)
+{
+  const struct catalog_layer *record = snapshot->record;
+
+  if (record->deleted
+      || (bitmap_weight (&snapshot->hastrans) == record->chunks_copied
+          && bitmap_weight (&snapshot->free) == record->chunks_free
+          && bitmap_weight (&snapshot->unreadable)
+                 == record->chunks_unreadable))
+    return 0;
+  if (asprintf (why, "a part of the index of its backing file %s is missing",
+                backfile_name (snapshot->backfile))
+      == -1)
+    *why = NULL;
+  errno = EINVAL;
+  return -1;
+}
+
 /* What the last server wrote and did not live to sync looks stable now, and
  * has to be so.  0, or -1 with *WHY.
  */
@@ -252,7 +275,9 @@ load (const struct restore *restore, struct loading *loading)
     return;
   if (loading->why == NULL
       && (load_index (snapshot, &why) == -1
-          || (!clean && sync_files (snapshot, &why) == -1))) {
+          || (clean ? check_weights (snapshot, &why)
+                    : sync_files (snapshot, &why))
+                 == -1)) {
     snapshot_free (snapshot);
     if (why == NULL) {
       report_error ("snapshot %u: no memory for its index", record->number);
@@ -351,6 +376,8 @@ adopt_all (struct restore *restore)
     /* From the newest on they decide what writes copy. */
     if (restore->refused == NULL && (loading->for_good || i >= newest))
       note_broken (loading);
+    loading->snapshot->absent
+        = loading->why != NULL && loading->record->broken_reason == NULL;
     snapset_adopt (restore->set, loading->snapshot);
   }
   return r;
@@ -400,10 +427,9 @@ restore_snapshots (struct snapset *set)
                      catalog->clean && catalog->origin.path != NULL, &now)
       == -1)
     return -1;
-  SCOPED_FREE char *refused
-      = catalog->layers == NULL
-            ? NULL
-            : identity_compare (&catalog->origin, &now, catalog->clean);
+  SCOPED_FREE char *refused = NULL;
+  if (catalog->layers != NULL)
+    refused = identity_compare (&catalog->origin, &now, catalog->clean);
   if (refused != NULL)
     report_error ("store %s: its snapshots are refused: %s", store_path (store),
                   refused);

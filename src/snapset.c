@@ -410,7 +410,7 @@ strongest (struct snapset *set)
 
   SCOPED_LOCK (&set->lock);
   for (const struct snapshot *s = set->last; s != NULL; s = s->older)
-    if (!snapshot_is_deleted (s) && !snapshot_is_broken (s)
+    if (!snapshot_is_deleted (s) && (!snapshot_is_broken (s) || s->absent)
         && !s->options.ephemeral && s->options.durability > strongest)
       strongest = s->options.durability;
   return strongest;
@@ -432,6 +432,7 @@ append_in_store (struct snapset *set, struct snapshot *snapshot,
   record->level
       = set->ending ? DURABILITY_STABLE : snapshot->options.durability;
   atomic_store (&snapshot->level, (int)record->level);
+  snapshot->unindexed = record->level == DURABILITY_ASYNC;
   if (store_add (set->shared.store, record) == -1)
     return -1;
   return append (set, snapshot, reservation) ? 0 : 1;

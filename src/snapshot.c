@@ -134,6 +134,7 @@ snapshot_create (const struct snapshot_options *options, unsigned number,
   snapshot->backfile = backfile;
   snapshot->record = record;
   atomic_init (&snapshot->level, options->durability);
+  snapshot->unindexed = options->durability == DURABILITY_ASYNC;
   atomic_init (&snapshot->pending, 1);
   atomic_init (&snapshot->copy_error, EIO);
   pthread_mutex_init (&snapshot->lock, NULL);

@@ -26,6 +26,7 @@
 #include "store-internal.h"
 #include "report.h"
 #include "scoped.h"
+#include "whole.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -142,8 +143,9 @@ read_header (int directory, const char *name, struct format_header *header)
                          O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (fd == -1)
     return -1;
-  const bool whole = fstat (fd, &st) == 0 && S_ISREG (st.st_mode)
-                     && pread (fd, sector, sizeof sector, 0) == sizeof sector;
+  const bool whole
+      = fstat (fd, &st) == 0 && S_ISREG (st.st_mode)
+        && whole_pread (fd, sector, sizeof sector, 0) == sizeof sector;
   close (fd);
   if (!whole)
     return -1;
@@ -159,8 +161,9 @@ read_header (int directory, const char *name, struct format_header *header)
 static int
 look_around (struct store *store, bool found)
 {
+  /* Every ext4 has a lost+found at its top. */
   static const char *const own[]
-      = { ".", "..", "lock", "catalog", "catalog.spare" };
+      = { ".", "..", "lock", "catalog", "catalog.spare", "lost+found" };
   struct format_header header;
   const struct dirent *entry;
   int r = 0;
@@ -177,7 +180,8 @@ look_around (struct store *store, bool found)
   while ((entry = readdir (dir)) != NULL) {
     const char *name = entry->d_name;
 
-    if (has_name ((char *const *)(uintptr_t)own, 5, name)
+    if (has_name ((char *const *)(uintptr_t)own, sizeof own / sizeof own[0],
+                  name)
         || store_is_listed (store, name))
       continue;
     if (!found && read_header (store->directory, name, &header) == 0) {

@@ -3,6 +3,7 @@
 #include "storefile.h"
 #include "report.h"
 #include "scoped.h"
+#include "whole.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,22 @@ struct storefile {
   uint64_t groups;               /* in a part, but for the last */
   struct format_layout layout[]; /* of each part */
 };
+
+/* What follows the first part's name in the name of another, at most. */
+#define TAIL_SIZE 16
+
+static const char *
+part_tail (unsigned part, char tail[TAIL_SIZE])
+{
+  tail[0] = '\0';
+  if (part > 0)
+    snprintf (tail, TAIL_SIZE, ".%u", part);
+  return tail;
+}
+
+/* Two arguments of a message, for "%s%s". */
+#define PART_NAME(backfile, part)                                              \
+  (backfile)->store, part_tail (part, (char[TAIL_SIZE]){ 0 })
 
 /* Bytes of the origin in one file. */
 static uint64_t
@@ -101,6 +118,7 @@ new_backfile (const struct format_header *header, uint64_t part_size,
     backfile->part[part].data = storefile->layout[part].data;
   }
   backfile->storefile = storefile;
+  backfile->keep = FORMAT_HEADER; /* whose it is stays to be seen */
   return backfile;
 }
 
@@ -144,26 +162,6 @@ sync_names (const char *path)
   return r;
 }
 
-static int
-write_all (int fd, const void *data, size_t count, uint64_t offset)
-{
-  const uint8_t *p = data;
-
-  while (count > 0) {
-    const ssize_t r = pwrite (fd, p, count, (off_t)offset);
-    if (r == -1 && errno == EINTR)
-      continue;
-    if (r == 0)
-      errno = ENOSPC;
-    if (r <= 0)
-      return -1;
-    p += r;
-    offset += (uint64_t)r;
-    count -= (size_t)r;
-  }
-  return 0;
-}
-
 /* Make one part.  0, or -1 after logging. */
 static int
 make_part (struct backfile *backfile, const struct format_header *header,
@@ -180,7 +178,7 @@ make_part (struct backfile *backfile, const struct format_header *header,
   }
   backfile->part[header->part].fd = fd;
   format_encode_header (header, sector);
-  if (write_all (fd, sector, sizeof sector, 0) == -1) {
+  if (whole_pwrite (fd, sector, sizeof sector, 0) == -1) {
     report_error ("cannot write the new backing file %s: %m", path);
     return -1;
   }
@@ -267,12 +265,12 @@ open_part (struct backfile *backfile, const struct format_header *header,
   const int fd = open (path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (fd == -1)
     return refuse (why, errno, "its backing file %s cannot be opened: %s", path,
-                   strerror (errno));
+                   errno == ELOOP ? "it is a symbolic link" : strerror (errno));
   backfile->part[header->part].fd = fd;
   if (fstat (fd, &st) == -1 || !S_ISREG (st.st_mode))
     return refuse (why, EINVAL, "its backing file %s is not a regular file",
                    path);
-  const ssize_t r = pread (fd, sector, sizeof sector, 0);
+  const ssize_t r = whole_pread (fd, sector, sizeof sector, 0);
   if (r == -1)
     return refuse (why, errno, "its backing file %s cannot be read: %s", path,
                    strerror (errno));
@@ -367,9 +365,10 @@ take_units (const struct backfile *backfile, struct format_unit unit,
     if (r == -1
         || (r == 1 && !take_unit (backfile->storefile, &unit, words, bitmap)))
       return refuse (why, EINVAL,
-                     "the index of its backing file %s is damaged (part %u, "
-                     "table %d, unit %" PRIu64 ")",
-                     backfile->store, unit.part, (int)unit.table, unit.number);
+                     "the index of its backing file %s%s is damaged (table %d, "
+                     "unit %" PRIu64 ")",
+                     PART_NAME (backfile, unit.part), (int)unit.table,
+                     unit.number);
   }
   return 0;
 }
@@ -399,12 +398,13 @@ load_part (const struct backfile *backfile, unsigned part,
     uint64_t count = layout->units - unit.number;
     if (count > LOAD_STEP / FORMAT_SECTOR)
       count = LOAD_STEP / FORMAT_SECTOR;
-    const ssize_t r = pread (fd, buf, count * FORMAT_SECTOR,
-                             (off_t)(start + unit.number * FORMAT_SECTOR));
+    const ssize_t r = whole_pread (fd, buf, count * FORMAT_SECTOR,
+                                   start + unit.number * FORMAT_SECTOR);
     if (r < FORMAT_SECTOR)
       return refuse (why, r == -1 ? errno : EIO,
-                     "the index of its backing file %s cannot be read: %s",
-                     backfile->store, r == -1 ? strerror (errno) : "it ends");
+                     "the index of its backing file %s%s cannot be read: %s",
+                     PART_NAME (backfile, part),
+                     r == -1 ? strerror (errno) : "it ends");
     count = (uint64_t)r / FORMAT_SECTOR;
     if (take_units (backfile, unit, buf, count, bitmap, why) == -1)
       return -1;
@@ -465,7 +465,7 @@ storefile_write_table (const struct backfile *backfile, enum format_table table,
     for (unsigned i = 0; i < place.groups; i++)
       words[i] = bitmap_group (bitmap, place.first + i);
     format_encode_unit (&place.unit, words, sector);
-    if (write_all (place.fd, sector, sizeof sector, place.offset) == -1)
+    if (whole_pwrite (place.fd, sector, sizeof sector, place.offset) == -1)
       return -1;
     group = bitmap_next_group (bitmap, place.first + place.groups);
   }

@@ -47,6 +47,9 @@ older_layer (void)
     .reads_memory = 5,
     .reads_backfile = INT64_MAX,
     .reads_free = 7,
+    .chunks_copied = 8,
+    .chunks_free = 9,
+    .chunks_unreadable = 10,
   };
   uuid_parse ("0f7c3a52-9a1e-4c5c-8a4e-0123456789ab", layer->uuid);
   return layer;
@@ -155,6 +158,9 @@ assert_same_layer (const struct catalog_layer *a, const struct catalog_layer *b)
   assert_int_equal (a->reads_memory, b->reads_memory);
   assert_int_equal (a->reads_backfile, b->reads_backfile);
   assert_int_equal (a->reads_free, b->reads_free);
+  assert_int_equal (a->chunks_copied, b->chunks_copied);
+  assert_int_equal (a->chunks_free, b->chunks_free);
+  assert_int_equal (a->chunks_unreadable, b->chunks_unreadable);
 }
 
 static void
