@@ -25,6 +25,7 @@ struct commit_of {
   const struct bitmap *unreadable; /* being committed */
   const _Atomic int *level;        /* enum durability; never falls */
   const atomic_bool *cancelled;    /* true: fail with ECANCELED */
+  const _Atomic uint64_t *serial;  /* of the last translation begun */
 };
 
 /* NULL with errno. */

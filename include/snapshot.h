@@ -96,10 +96,11 @@ struct snapshot {
 
   _Atomic int copy_error; /* why the last copy failed that did */
 
-  _Atomic int level;      /* enum durability: what is done now; changed with
-                             the gate held as the writer, never lowered */
-  _Atomic uint64_t early; /* jobs whose bits were set before */
-  bool unindexed;         /* the index does not have all bits; closing.c's */
+  _Atomic int level;       /* enum durability: what is done now; changed with
+                              the gate held as the writer, never lowered */
+  _Atomic uint64_t early;  /* jobs whose bits were set before */
+  _Atomic uint64_t serial; /* of the translations that were to be stored */
+  bool unindexed;          /* the index does not have all bits; closing.c's */
 
   /* Figures for people. */
   struct snapshot_reads reads[STRIPES];

@@ -17,7 +17,6 @@ struct store {
   char *path; /* set at creation, as are the next three */
   int directory, lock_file;
   char boot[37];
-  bool was_clean; /* set by store_begin */
 
   pthread_mutex_t lock; /* guards the catalogue, and is held while it is
                            written; the records' links and flags too */

@@ -52,9 +52,6 @@ int store_begin (struct store *store, const struct catalog_origin *origin);
 int store_refuse (struct store *store, const char *why,
                   const struct catalog_origin *origin);
 
-/* Whether it was closed cleanly before. */
-bool store_was_clean (const struct store *store);
-
 /* The thread that is told of broken snapshots.  STOP is -1 if it does not end
  * within TIMEOUT seconds: then the store may not be closed.
  */

@@ -53,6 +53,7 @@ struct translation {
 
   struct snapshot *snapshot; /* set at creation; for the flush job's end */
   bool merge;                /* set before it enters the table; likewise */
+  uint64_t serial;           /* of its layer's, likewise */
   bool early;                /* its bits were set as it entered; likewise */
   struct flush_job job;      /* the flusher's while storing */
 };

@@ -143,8 +143,13 @@ make_stable (struct closing *closing, struct snapshot *snapshot,
 {
   const struct backfile *backfile = snapshot->backfile;
 
-  if (snapshot_await_early (snapshot, deadline) == -1
-      || sweep (snapshot, snapshot->unindexed, deadline) == -1)
+  if (snapshot_await_early (snapshot, deadline) == -1)
+    return -1;
+  if (snapshot_is_failing (snapshot)) { /* its copies ended so */
+    snapshot_await_break (snapshot);
+    return 0;
+  }
+  if (sweep (snapshot, snapshot->unindexed, deadline) == -1)
     return -1;
   snapshot->unindexed = false;
   for (unsigned part = 0; part < backfile->parts; part++)
@@ -379,6 +384,10 @@ closing_finish (struct closing *closing, unsigned timeout)
 void
 closing_unstarted (struct snapset *set)
 {
-  if (store_was_clean (set->shared.store))
+  /* What it found was whole, but perhaps not on stable storage. */
+  for (const struct snapshot *s = set->last; s != NULL; s = s->older)
+    if (s->commit != NULL && storefile_sync (s->backfile) == -1)
+      return;
+  if (origin_flush (set->origin) == 0)
     end_store (set);
 }

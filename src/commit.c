@@ -17,6 +17,9 @@
  * left in a unit are bits of chunks whose data are written, and which nobody
  * has overwritten on the origin: they are right.
  *
+ * A barrier that failed is told once what it failed for; whatever had been
+ * begun before may be lost with it, and fails too, also in later rounds.
+ *
  * The bits that a deleted layer gives back stay in the index until their unit
  * is written again.  Nobody needs those chunks, nor ever will (reclaim.c).
  */
@@ -69,7 +72,8 @@ struct commit {
   /* The round's. */
   struct flush_job *round;
   bool stable;
-  int error; /* of a barrier */
+  int error;        /* of a barrier */
+  uint64_t suspect; /* translations up to this one had been begun by then */
   unsigned units, outstanding;
   struct unit *unit;        /* ROUND_UNITS of them */
   uint16_t hash[HASH_SIZE]; /* of units: index and one, 0: none */
@@ -138,7 +142,10 @@ commit_add (struct commit *commit, struct translation *translation)
 void
 commit_sweep (struct commit *commit, struct commit_sweep *sweep)
 {
-  assert (commit->sweep == NULL);
+  if (commit->sweep != NULL) {
+    sweep->done (sweep, EBUSY); /* the store hangs, and that one still waits */
+    return;
+  }
   sweep->error = 0;
   sweep->last = !sweep->all;
   sweep->table = FORMAT_COPIED;
@@ -195,6 +202,16 @@ unit_for (struct commit *commit, enum format_table table, uint64_t group)
   return unit;
 }
 
+/* What is lost is in the one table first, and that is enough: a crash may leave
+ * one unit and not another.
+ */
+static enum format_table
+table_of (const struct translation *translation)
+{
+  return translation->state == TRANSLATION_LOST ? FORMAT_UNREADABLE
+                                                : FORMAT_COPIED;
+}
+
 static void
 add_bits (struct commit *commit, enum format_table table,
           const struct translation *translation)
@@ -215,8 +232,7 @@ gather_translations (struct commit *commit)
   for (unsigned part = 0; part < commit->of.backfile->parts; part++)
     commit->barriers[part].data = false;
 
-  /* One may need two units. */
-  while (commit->pending != NULL && commit->units + 2 <= ROUND_UNITS) {
+  while (commit->pending != NULL && commit->units < ROUND_UNITS) {
     struct flush_job *job = commit->pending;
     const struct translation *translation = translation_of (job);
 
@@ -224,9 +240,7 @@ gather_translations (struct commit *commit)
     job->next = NULL;
     *end = job;
     end = &job->next;
-    add_bits (commit, FORMAT_COPIED, translation);
-    if (translation->state == TRANSLATION_LOST)
-      add_bits (commit, FORMAT_UNREADABLE, translation);
+    add_bits (commit, table_of (translation), translation);
     if (job->length > 0)
       commit
           ->barriers[storefile_place (commit->of.backfile, FORMAT_COPIED,
@@ -274,9 +288,9 @@ end_round (struct commit *commit)
     commit->round = commit->round->next;
     commit->ended++;
     if (error == 0)
-      error = unit_for (commit, FORMAT_COPIED, group)->error;
-    if (error == 0 && translation->state == TRANSLATION_LOST)
-      error = unit_for (commit, FORMAT_UNREADABLE, group)->error;
+      error = unit_for (commit, table_of (translation), group)->error;
+    if (error == 0 && translation->serial <= commit->suspect)
+      error = EIO;
     translation->job.done (&translation->job, error);
   }
   commit->busy = false;
@@ -331,8 +345,10 @@ begin_barriers (struct commit *commit, bool index,
 static bool
 barrier_ended (struct commit *commit, int error)
 {
-  if (error != 0)
+  if (error != 0) {
     commit->error = error;
+    commit->suspect = atomic_load (commit->of.serial);
+  }
   return --commit->outstanding == 0;
 }
 

@@ -275,6 +275,7 @@ add_piece (const struct copy *copy, unsigned i, unsigned end, enum piece kind,
     return false;
   piece->merge = copy->merge;
   piece->early = copy->early;
+  piece->serial = atomic_fetch_add (&snapshot->serial, 1) + 1;
   piece->first = copy->claim->first + i;
   piece->count = end - i;
   piece->next = pieces->list;

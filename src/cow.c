@@ -295,6 +295,8 @@ wait_outside (struct snapset *set, struct snapshot *snapshot,
   int err = 0;
 
   if (snapshot_is_failing (snapshot)) {
+    translation_release (write->busy);
+    write->busy = NULL;
     snapshot_await_break (snapshot);
     return 0;
   }

@@ -107,7 +107,9 @@ judge (const struct restore *restore, struct loading *loading, uint64_t size)
     loading->for_good = false;
 }
 
-/* The translations of what could not be read. */
+/* The translations of what could not be read.  The other table may not have
+ * these chunks yet.
+ */
 static int
 restore_lost (struct snapshot *snapshot)
 {
@@ -125,7 +127,9 @@ restore_lost (struct snapshot *snapshot)
       translation->settled = true;
       translation->first = group * BITMAP_GROUP + bit;
       translation->count = bitmap_first_run (bits);
-      bits &= ~bitmap_mask (bit, translation->count);
+      const uint64_t mask = bitmap_mask (bit, translation->count);
+      bitmap_set_group (&snapshot->hastrans, group, mask);
+      bits &= ~mask;
       transtbl_add (&snapshot->table, translation);
       atomic_fetch_add (&snapshot->lost, 1);
     }

@@ -166,7 +166,7 @@ relink (struct snapset *set)
   set->target = target;
   if (target != NULL) {
     atomic_store (&target->retired, false);
-    if (snapshot_is_broken (target)) /* it may have broken meanwhile */
+    if (atomic_load (&target->failing)) /* it may have broken meanwhile */
       atomic_store (&target->retired, true);
   }
   if (before == NULL || before == target)
@@ -445,7 +445,7 @@ static int
 settle (struct snapset *set, struct snapshot *snapshot)
 {
   /* What it reads on the origin must not be lost either. */
-  if ((snapshot->options.durability < DURABILITY_STABLE
+  if ((snapshot->record->level < DURABILITY_STABLE
        || origin_flush (set->origin) == 0)
       && store_settle (set->shared.store, snapshot->record, snapshot->created,
                        snapshot->creator != NULL)

@@ -94,6 +94,7 @@ make_parts (struct snapshot *snapshot, const struct snapshot_options *options)
       .unreadable = &snapshot->unreadable,
       .level = &snapshot->level,
       .cancelled = &snapshot->gone,
+      .serial = &snapshot->serial,
   });
   if (snapshot->commit != NULL)
     return 0;
@@ -259,12 +260,16 @@ snapshot_break (struct snapshot *snapshot, int err, const char *format, ...)
   report_error ("snapshot %u is broken and reads as errors from now on; the "
                 "origin is not affected: %s",
                 snapshot->number, why != NULL ? why : "no memory");
-  if (snapshot->record == NULL)
+  if (snapshot->record == NULL) {
     enforce_break (snapshot);
-  else
-    store_tell_broken (snapshot->shared->store, snapshot->record, err,
-                       snapshot->broken_at, why != NULL ? why : "no memory",
-                       told, snapshot);
+    return;
+  }
+  /* Who waits for a copy waits in vain. */
+  atomic_store (&snapshot->retired, true);
+  snapshot_wake (snapshot);
+  store_tell_broken (snapshot->shared->store, snapshot->record, err,
+                     snapshot->broken_at, why != NULL ? why : "no memory", told,
+                     snapshot);
 }
 
 void

@@ -284,11 +284,7 @@ store_set_broken (struct store *store, struct catalog_layer *record, int err,
     store_remove_mark (record);
     return 0;
   }
-  const int error = errno;
-  free (record->broken_reason);
-  record->broken_reason = NULL;
-  errno = error;
-  return -1;
+  return -1; /* the next catalogue says it */
 }
 
 int

@@ -398,7 +398,6 @@ begin (struct store *store, const struct catalog_origin *origin)
 {
   if (copy_origin (&store->catalog.origin, origin) == -1)
     return -1;
-  store->was_clean = store->catalog.clean;
   store->catalog.clean = false;
   memcpy (store->catalog.boot, store->boot, sizeof store->boot);
   for (struct catalog_layer *l = store->catalog.layers; l != NULL; l = l->next)
@@ -415,12 +414,6 @@ begin (struct store *store, const struct catalog_origin *origin)
   return 0;
 }
 
-bool
-store_was_clean (const struct store *store)
-{
-  return store->was_clean;
-}
-
 int
 store_begin (struct store *store, const struct catalog_origin *origin)
 {
@@ -434,6 +427,10 @@ store_refuse (struct store *store, const char *why,
 {
   SCOPED_LOCK (&store->lock);
   store->refused = strdup (why);
+  if (store->refused == NULL) {
+    report_error ("no memory for the store: %m");
+    return -1;
+  }
   return copy_origin (&store->origin, origin);
 }
 

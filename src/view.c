@@ -65,7 +65,8 @@ check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
 {
   for (struct snapshot *layer = snapshot; layer != NULL;
        layer = resolve_newer (layer)) {
-    if (snapshot_is_broken (layer)) {
+    /* One that fails may have dropped what it could not store. */
+    if (atomic_load (&layer->failing)) {
       report_error ("snapshot %u: offset %" PRIu64
                     " cannot be read: snapshot %u is broken",
                     snapshot->number, offset, layer->number);
