@@ -130,13 +130,32 @@ fssnap_thread_model (void)
   return THREAD_MODEL;
 }
 
-/* The snapshots that are there already. */
+/* What is in the store may need more memory than new snapshots do. */
 static int
 open_store (void)
 {
+  unsigned number;
+
   store = store_open (config.store);
   if (store == NULL)
     return -1;
+  const uint64_t least = restore_least_memory (store, &number);
+  if (config.max_memory >= least)
+    return 0;
+  if (config.max_memory_given) {
+    nbdkit_error ("max-memory=%" PRIu64 ": must be at least %" PRIu64
+                  " for snapshot %u in the store",
+                  config.max_memory, least, number);
+    return -1;
+  }
+  config.max_memory = least;
+  return 0;
+}
+
+/* The snapshots that are there already. */
+static int
+bring_back (void)
+{
   snapset_use_store (set, store);
   if (restore_snapshots (set) == -1)
     return -1;
@@ -167,12 +186,14 @@ fssnap_get_ready (void)
   origin = origin_open (config.origin);
   if (origin == NULL)
     return -1;
+  if (config.store != NULL && open_store () == -1)
+    return -1;
   set = snapset_create (origin, config.engine, config.fallback,
                         config.max_memory);
   if (set == NULL)
     return -1;
   reclaim = reclaim_create (set);
-  if (reclaim == NULL || (config.store != NULL && open_store () == -1))
+  if (reclaim == NULL || (store != NULL && bring_back () == -1))
     return -1;
   if (config.snapshot_at_start && snapset_newest (set) == NULL
       && take_first () == -1)
@@ -520,6 +541,8 @@ fssnap_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   int r = 0;
 
   (void)handle;
+  if (atomic_load (&set->unwatched))
+    snapset_watch (set);
   snapset_enter (set);
   while (r == 0 && count > 0) {
     uint64_t length;

@@ -75,6 +75,7 @@ struct catalog_origin {
                      cleanly, as is what follows */
   int64_t mtime, mtime_ns;
   uint32_t first_crc, last_crc; /* CRC32C of its first and last MiB */
+  uint64_t sectors_written;     /* of a device, since the machine's start */
 };
 
 struct catalog {

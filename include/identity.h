@@ -17,10 +17,11 @@ int identity_take (const struct origin *origin, bool whole,
                    struct catalog_origin *figures);
 
 /* How the origin differs, from what was recorded, in a way that it should
- * not; CLEAN: when the store was closed cleanly, else before that.  To be
- * freed.  NULL: not at all.
+ * not; CLEAN: when the store was closed cleanly, else before that; REBOOTED:
+ * the machine has started since.  To be freed.  NULL: not at all.
  */
 char *identity_compare (const struct catalog_origin *then,
-                        const struct catalog_origin *now, bool clean);
+                        const struct catalog_origin *now, bool clean,
+                        bool rebooted);
 
 #endif

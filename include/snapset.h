@@ -65,6 +65,12 @@ struct snapset {
   bool running;     /* new snapshots start their threads */
 
   bool ending; /* new snapshots are stable; under BIRTHS */
+
+  /* The store's snapshots are refused, and writes would go unnoticed; set at
+   * start, false once the store knows.
+   */
+  atomic_bool unwatched;
+  pthread_mutex_t watching; /* of who tells it */
 };
 
 /* A set without snapshots.  It does not own ORIGIN.  ENGINE and FALLBACK as
@@ -103,6 +109,11 @@ struct snapshot *snapset_freeze (struct snapset *set,
 
 /* At start: put a snapshot that was there before at the chain's end. */
 void snapset_adopt (struct snapset *set, struct snapshot *snapshot);
+
+/* Before a write to an origin whose snapshots are refused, as if the origin was
+ * not written any more: it is now.  Waits for the store, seconds at most.
+ */
+void snapset_watch (struct snapset *set);
 
 /* Delete a snapshot: it is listed no more, its reads fail, no write waits
  * for it.  Without FORCE not one that has clients, nor one that somebody

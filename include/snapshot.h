@@ -122,7 +122,7 @@ struct snapshot {
                           for it; set before it enters the chain */
   atomic_bool telling; /* the store is being told; else it may be freed */
   pthread_mutex_t lock;
-  pthread_cond_t changed; /* BROKEN became true, or EARLY 0 */
+  pthread_cond_t changed; /* BROKEN became true, EARLY 0, TELLING false */
   char *why;        /* under LOCK, as is what follows; NULL unless failing */
   int broken_errno; /* or 0 */
   time_t broken_at;
@@ -185,6 +185,11 @@ void snapshot_await_break (struct snapshot *snapshot);
  */
 void snapshot_set_broken (struct snapshot *snapshot, int err, time_t when,
                           const char *why);
+
+/* One that is absent will not come back, because of WHY: have the store note
+ * it, or a mark made if that takes seconds.
+ */
+void snapshot_give_up (struct snapshot *snapshot, const char *why);
 
 /* Let writers that wait for something of this snapshot's look again. */
 void snapshot_wake (struct snapshot *snapshot);

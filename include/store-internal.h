@@ -46,6 +46,11 @@ int store_check_accepts (struct store *store);
  */
 struct catalog_files *store_files_of (const struct catalog_layer *record);
 
+/* Give a file that root has made to the owner of the directory, as whom the
+ * server may be about to run.
+ */
+void store_own (const struct store *store, int fd);
+
 /* Whether the catalogue has a file of that name.  LOCK is held. */
 bool store_is_listed (const struct store *store, const char *name);
 

@@ -82,6 +82,10 @@ struct format_header store_header (struct store *store,
                                    const struct catalog_layer *record,
                                    const char *origin);
 
+/* Its files have been made. */
+struct backfile;
+void store_made (struct store *store, const struct backfile *backfile);
+
 /* It enters the chain at the newest end, its creation not answered yet. */
 int store_add (struct store *store, struct catalog_layer *record);
 

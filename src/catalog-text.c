@@ -81,6 +81,7 @@ static const struct number origin_numbers[] = {
   { "mtime-ns", ORIGIN (mtime_ns), I64, 0, 999999999 },
   { "first-mib-crc", ORIGIN (first_crc), U32, 0, UINT32_MAX },
   { "last-mib-crc", ORIGIN (last_crc), U32, 0, UINT32_MAX },
+  { "sectors-written", ORIGIN (sectors_written), U64, 0, INT64_MAX },
   {},
 };
 

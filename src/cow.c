@@ -345,6 +345,8 @@ cow_begin_write (struct snapset *set, uint64_t offset, uint64_t count)
   struct cow_write write = { .offset = offset, .count = count };
   int r;
 
+  if (atomic_load_explicit (&set->unwatched, memory_order_relaxed))
+    snapset_watch (set);
   do {
     snapset_enter (set);
     struct snapshot *target = set->target;

@@ -48,6 +48,8 @@ make_in_store (struct snapset *set, const struct snapshot_options *options,
   }
   if (backfile == NULL)
     store_cancel (store, *record);
+  else
+    store_made (store, backfile);
   return backfile;
 }
 

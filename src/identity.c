@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A file is known by its inode and its birth, which a copy of it does not
  * share; a device by what it says of itself, which no other says.  That it
- * was not written meanwhile: by its size, a file by its time of change, and
- * by what is in its first and last MiB, where file systems and partition
+ * was not written meanwhile: by its size, a file by its time of change, a
+ * device by the kernel's count of sectors written since the machine started,
+ * and by what is in its first and last MiB, where file systems and partition
  * tables keep what they change.  No more can be said without reading all.
  */
 
@@ -73,6 +74,21 @@ device_identity (unsigned major, unsigned minor)
   return strdup ("");
 }
 
+/* How much was written to a device since it is there; 0: not known. */
+static uint64_t
+sectors_written (unsigned major, unsigned minor)
+{
+  SCOPED_FREE char *line = read_line (major, minor, "stat");
+  uint64_t sectors;
+
+  /* Requests, merges, sectors and time of reads, then the same of writes. */
+  return line != NULL
+                 && sscanf (line, "%*u %*u %*u %*u %*u %*u %" SCNu64, &sectors)
+                        == 1
+             ? sectors
+             : 0;
+}
+
 static char *
 file_identity (const struct statx *st)
 {
@@ -141,8 +157,11 @@ identity_take (const struct origin *origin, bool whole,
     figures->mtime_ns = st.stx_mtime.tv_nsec;
     figures->identity = file_identity (&st);
   }
-  else
+  else {
+    figures->sectors_written
+        = sectors_written (st.stx_rdev_major, st.stx_rdev_minor);
     figures->identity = device_identity (st.stx_rdev_major, st.stx_rdev_minor);
+  }
   figures->path = strdup (origin_path (origin));
   if (figures->path != NULL && figures->identity != NULL
       && (!whole || take_samples (origin, figures) == 0))
@@ -170,7 +189,7 @@ say (const char *format, ...)
 
 char *
 identity_compare (const struct catalog_origin *then,
-                  const struct catalog_origin *now, bool clean)
+                  const struct catalog_origin *now, bool clean, bool rebooted)
 {
   if (then->path == NULL)
     return NULL; /* nothing is recorded: a new store */
@@ -187,6 +206,11 @@ identity_compare (const struct catalog_origin *then,
   if (then->mtime != now->mtime || then->mtime_ns != now->mtime_ns)
     return say ("the origin was written while no server watched: its time of "
                 "change is not what it was");
+  /* A device that was away meanwhile counts from 0 again. */
+  if (!rebooted && now->sectors_written > then->sectors_written)
+    return say ("the origin was written while no server watched: %" PRIu64
+                " sectors, by the kernel's count",
+                now->sectors_written - then->sectors_written);
   if (differ (then->first_crc, now->first_crc)
       || differ (then->last_crc, now->last_crc))
     return say ("the origin was written while no server watched: its %s MiB "

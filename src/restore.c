@@ -21,6 +21,7 @@
 
 #include "restore.h"
 #include "identity.h"
+#include "options.h"
 #include "report.h"
 #include "resolve.h"
 #include "scoped.h"
@@ -69,14 +70,22 @@ set_broken (struct loading *loading, int err, const char *format, ...)
   loading->when = time (NULL);
 }
 
+/* Since the store was opened last, or nobody knows. */
+static bool
+has_rebooted (struct store *store)
+{
+  const char *boot = store_boot (store);
+
+  return *boot == '\0' || strcmp (store_catalog (store)->boot, boot) != 0;
+}
+
 /* What can be said of a layer without looking at its files. */
 static void
 judge (const struct restore *restore, struct loading *loading, uint64_t size)
 {
   const struct catalog *catalog = store_catalog (restore->store);
   const struct catalog_layer *record = loading->record;
-  const char *boot = store_boot (restore->store);
-  const bool rebooted = *boot == '\0' || strcmp (catalog->boot, boot) != 0;
+  const bool rebooted = has_rebooted (restore->store);
 
   if (record->broken_reason != NULL) {
     set_broken (loading, record->broken_errno, "%s", record->broken_reason);
@@ -357,6 +366,7 @@ static int
 adopt_all (struct restore *restore)
 {
   unsigned newest = 0; /* that is not deleted */
+  bool any = false;    /* that is not */
   int r = 0;
 
   for (unsigned i = 0; i < restore->count; i++) {
@@ -374,7 +384,9 @@ adopt_all (struct restore *restore)
       snapshot_free (loading->snapshot);
       continue;
     }
-    if (loading->why != NULL && restore->refused == NULL)
+    /* A deleted one is of interest to older ones alone. */
+    any |= !loading->record->deleted;
+    if (loading->why != NULL && restore->refused == NULL && any)
       report_error ("snapshot %u%s is broken: %s", loading->record->number,
                     loading->record->deleted ? ", deleted," : "", loading->why);
     /* From the newest on they decide what writes copy. */
@@ -419,6 +431,24 @@ restore_layers (struct restore *restore, const struct catalog_origin *now)
              : store_begin (restore->store, now);
 }
 
+uint64_t
+restore_least_memory (struct store *store, unsigned *number)
+{
+  uint64_t least = 0;
+
+  *number = 0;
+  for (const struct catalog_layer *l = store_catalog (store)->layers; l != NULL;
+       l = l->next) {
+    const struct options options = { .snapshot.chunk_size = l->chunk_size };
+    const uint64_t needed = options_least_memory (&options);
+    if (needed > least) {
+      least = needed;
+      *number = l->number;
+    }
+  }
+  return least;
+}
+
 int
 restore_snapshots (struct snapset *set)
 {
@@ -433,11 +463,16 @@ restore_snapshots (struct snapset *set)
     return -1;
   SCOPED_FREE char *refused = NULL;
   if (catalog->layers != NULL)
-    refused = identity_compare (&catalog->origin, &now, catalog->clean);
+    refused = identity_compare (&catalog->origin, &now, catalog->clean,
+                                has_rebooted (store));
   if (refused != NULL)
     report_error ("store %s: its snapshots are refused: %s", store_path (store),
                   refused);
   restore.refused = refused;
+  /* Another one may be written to: the right one may come back as it was. */
+  atomic_store (&set->unwatched,
+                refused != NULL
+                    && strcmp (catalog->origin.identity, now.identity) == 0);
   const int r = restore_layers (&restore, &now);
   free (now.path);
   free (now.identity);

@@ -64,6 +64,7 @@ snapset_create (struct origin *origin, const struct engine_type *engine,
   pthread_rwlock_init (&set->gate, &attr);
   pthread_rwlockattr_destroy (&attr);
   pthread_mutex_init (&set->births, NULL);
+  pthread_mutex_init (&set->watching, NULL);
   pthread_mutex_init (&set->mutations, NULL);
   pthread_mutex_init (&set->lock, NULL);
   return set;
@@ -102,6 +103,7 @@ snapset_free (struct snapset *set)
   throttle_free (set->shared.throttle);
   pthread_rwlock_destroy (&set->gate);
   pthread_mutex_destroy (&set->births);
+  pthread_mutex_destroy (&set->watching);
   pthread_mutex_destroy (&set->mutations);
   pthread_mutex_destroy (&set->lock);
   bell_destroy (&set->bell);
@@ -252,6 +254,24 @@ break_longer (struct snapset *set, uint64_t size)
       snapshot_break (
           s, EIO, "the origin has shrunk from %" PRIu64 " to %" PRIu64 " bytes",
           s->size, size);
+}
+
+void
+snapset_watch (struct snapset *set)
+{
+  size_t count;
+
+  SCOPED_LOCK (&set->watching);
+  if (!atomic_load (&set->unwatched))
+    return;
+  struct snapshot **list = snapset_list (set, false, &count);
+  for (size_t i = 0; list != NULL && i < count; i++) {
+    if (list[i]->absent)
+      snapshot_give_up (list[i], "the origin was written while it was refused");
+    snapset_unpin (set, list[i]);
+  }
+  free (list);
+  atomic_store (&set->unwatched, false);
 }
 
 /* The chain gets a layer more, at its end.  All locks are held.  As relink. */

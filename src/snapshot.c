@@ -157,6 +157,10 @@ snapshot_free (struct snapshot *snapshot)
 {
   if (snapshot == NULL)
     return;
+  {
+    /* The store's thread may be on its way out of it. */
+    SCOPED_LOCK (&snapshot->lock);
+  }
   flusher_free (snapshot->flusher);
   commit_free (snapshot->commit);
   backfile_free (snapshot->backfile);
@@ -290,6 +294,39 @@ snapshot_await_break (struct snapshot *snapshot)
   }
   store_mark_broken (snapshot->shared->store, snapshot->record);
   enforce_break (snapshot);
+}
+
+/* The store has been told of one that was broken before. */
+static void
+gave_up (void *arg)
+{
+  struct snapshot *snapshot = arg;
+
+  SCOPED_LOCK (&snapshot->lock);
+  pthread_cond_broadcast (&snapshot->changed);
+  atomic_store (&snapshot->telling, false);
+}
+
+void
+snapshot_give_up (struct snapshot *snapshot, const char *why)
+{
+  struct timespec deadline;
+  int err = 0;
+
+  report_error ("snapshot %u is broken for good: %s", snapshot->number, why);
+  atomic_store (&snapshot->telling, true);
+  store_tell_broken (snapshot->shared->store, snapshot->record, ESTALE,
+                     time (NULL), why, gave_up, snapshot);
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += TELL_PATIENCE;
+  {
+    SCOPED_LOCK (&snapshot->lock);
+    while (atomic_load (&snapshot->telling) && err == 0)
+      err = pthread_cond_timedwait (&snapshot->changed, &snapshot->lock,
+                                    &deadline);
+  }
+  if (err != 0)
+    store_mark_broken (snapshot->shared->store, snapshot->record);
 }
 
 void

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 #include "store-internal.h"
+#include "backfile.h"
 #include "report.h"
 #include "scoped.h"
 
@@ -164,6 +165,13 @@ store_header (struct store *store, const struct catalog_layer *record,
             record->name != NULL ? record->name : "");
   snprintf (header.origin, sizeof header.origin, "%s", origin);
   return header;
+}
+
+void
+store_made (struct store *store, const struct backfile *backfile)
+{
+  for (unsigned part = 0; part < backfile->parts; part++)
+    store_own (store, backfile->part[part].fd);
 }
 
 /* Where the list has a record, or would have a new one. */

@@ -63,6 +63,32 @@ read_holder (int fd, char text[32])
   text[strspn (text, "0123456789")] = '\0';
 }
 
+void
+store_own (const struct store *store, int fd)
+{
+  struct stat st;
+
+  if (geteuid () == 0 && fstat (store->directory, &st) == 0 && st.st_uid != 0
+      && fchown (fd, st.st_uid, st.st_gid) == -1)
+    nbdkit_debug ("fssnap: store=%s: chown: %m", store->path);
+}
+
+/* The same for the two files of the catalogue, which come and go by name. */
+static void
+own_catalog (const struct store *store)
+{
+  static const char *const names[] = { "catalog", "catalog.spare" };
+
+  for (unsigned i = 0; i < 2; i++) {
+    const int fd = openat (store->directory, names[i],
+                           O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd == -1)
+      continue;
+    store_own (store, fd);
+    close (fd);
+  }
+}
+
 static int
 lock_store (struct store *store)
 {
@@ -75,8 +101,10 @@ lock_store (struct store *store)
     report_error ("store=%s: cannot make the file lock: %m", store->path);
     return -1;
   }
-  if (fcntl (store->lock_file, F_OFD_SETLK, &lock) == 0)
+  if (fcntl (store->lock_file, F_OFD_SETLK, &lock) == 0) {
+    store_own (store, store->lock_file);
     return 0;
+  }
   if (errno != EAGAIN && errno != EACCES) {
     report_error ("store=%s: it cannot be locked: %m", store->path);
     return -1;
@@ -301,7 +329,7 @@ store_save (struct store *store)
     return 0;
   const int err = errno;
   store->catalog.generation--;
-  report_error ("store %s: its catalogue cannot be written: %s", store->path,
+  report_error ("store %s: its catalogue %s", store->path,
                 why != NULL ? why : strerror (err));
   errno = err;
   return -1;
@@ -392,6 +420,16 @@ remove_all (struct store *store, struct catalog_files **list)
   }
 }
 
+/* The catalogue says it of those that broke.  LOCK is held. */
+static void
+remove_marks (struct store *store)
+{
+  for (const struct catalog_layer *l = store->catalog.layers; l != NULL;
+       l = l->next)
+    if (l->broken_reason != NULL)
+      store_remove_mark (l);
+}
+
 /* LOCK is held. */
 static int
 begin (struct store *store, const struct catalog_origin *origin)
@@ -404,13 +442,11 @@ begin (struct store *store, const struct catalog_origin *origin)
     l->level = l->durability;
   if (store_save (store) == -1)
     return -1;
+  own_catalog (store);
   /* What was left to be removed.  They leave the catalogue the next time. */
   remove_all (store, &store->catalog.making);
   remove_all (store, &store->catalog.removing);
-  for (const struct catalog_layer *l = store->catalog.layers; l != NULL;
-       l = l->next)
-    if (l->broken_reason != NULL)
-      store_remove_mark (l);
+  remove_marks (store);
   return 0;
 }
 
@@ -495,6 +531,7 @@ store_end (struct store *store, const struct catalog_origin *origin)
   store->catalog.clean = true;
   if (store_save (store) == -1)
     return -1;
+  remove_marks (store);
   if (store->catalog.making == NULL && store->catalog.removing == NULL)
     return 0;
   remove_all (store, &store->catalog.making);
