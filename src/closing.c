@@ -136,56 +136,72 @@ sweep (struct snapshot *snapshot, bool all, const struct timespec *deadline)
   return err == 0 ? 0 : -1;
 }
 
-/* Steps 2 to 4 for one layer.  0, or -1 with errno. */
+/* Steps 2 and 3 for one layer.  0, or -1 with errno. */
 static int
-make_stable (struct closing *closing, struct snapshot *snapshot,
-             const struct timespec *deadline)
+write_index (struct snapshot *snapshot)
 {
-  const struct backfile *backfile = snapshot->backfile;
+  struct timespec deadline;
 
-  if (snapshot_await_early (snapshot, deadline) == -1)
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += snapshot->options.cow_timeout;
+  if (snapshot_await_early (snapshot, &deadline) == -1)
     return -1;
   if (snapshot_is_failing (snapshot)) { /* its copies ended so */
     snapshot_await_break (snapshot);
     return 0;
   }
-  if (sweep (snapshot, snapshot->unindexed, deadline) == -1)
+  if (sweep (snapshot, snapshot->unindexed, &deadline) == -1)
     return -1;
   snapshot->unindexed = false;
+  return 0;
+}
+
+/* Step 4. */
+static int
+sync_files (struct closing *closing, const struct backfile *backfile)
+{
   for (unsigned part = 0; part < backfile->parts; part++)
     if (slow_sync (backfile->part[part].fd, &closing->steps) == -1)
       return -1;
   return 0;
 }
 
-/* One that cannot be made stable breaks when there is no more time. */
+static void
+give_up (struct snapshot *snapshot, int err)
+{
+  snapshot_break (snapshot, err,
+                  "backing store %s: its copies could not be made stable when "
+                  "the server ended: %s",
+                  backfile_name (snapshot->backfile), strerror (err));
+  snapshot_await_break (snapshot);
+}
+
+/* One that cannot be made stable breaks: when there is no more time, LAST; or
+ * if a sync failed, which is told once, so that another would seem to do.
+ */
 static int
 harden_layer (struct closing *closing, struct snapshot *snapshot, bool last)
 {
-  struct timespec deadline;
-
   if (snapshot->commit == NULL || snapshot_is_broken (snapshot)
       || atomic_load (&snapshot->gone))
     return 0;
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += snapshot->options.cow_timeout;
-  if (make_stable (closing, snapshot, &deadline) == 0)
-    return 0;
-  const int err = errno;
-  if (snapshot_is_broken (snapshot) || atomic_load (&snapshot->gone))
-    return 0;
-  if (!last) {
+  if (write_index (snapshot) == -1) {
+    const int err = errno;
+    if (snapshot_is_broken (snapshot) || atomic_load (&snapshot->gone))
+      return 0;
+    if (last) {
+      give_up (snapshot, err);
+      return 0;
+    }
     report_error ("snapshot %u: backing store %s: its copies cannot be made "
                   "stable yet: %s",
                   snapshot->number, backfile_name (snapshot->backfile),
                   strerror (err));
     return -1;
   }
-  snapshot_break (snapshot, err,
-                  "backing store %s: its copies could not be made stable when "
-                  "the server ended: %s",
-                  backfile_name (snapshot->backfile), strerror (err));
-  snapshot_await_break (snapshot);
+  if (!snapshot_is_broken (snapshot)
+      && sync_files (closing, snapshot->backfile) == -1)
+    give_up (snapshot, errno);
   return 0;
 }
 

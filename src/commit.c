@@ -238,6 +238,11 @@ gather_translations (struct commit *commit)
 
     commit->pending = job->next;
     job->next = NULL;
+    if (translation->serial <= commit->suspect) {
+      commit->ended++;
+      job->done (job, EIO);
+      continue;
+    }
     *end = job;
     end = &job->next;
     add_bits (commit, table_of (translation), translation);
@@ -289,8 +294,6 @@ end_round (struct commit *commit)
     commit->ended++;
     if (error == 0)
       error = unit_for (commit, table_of (translation), group)->error;
-    if (error == 0 && translation->serial <= commit->suspect)
-      error = EIO;
     translation->job.done (&translation->job, error);
   }
   commit->busy = false;
@@ -347,7 +350,8 @@ barrier_ended (struct commit *commit, int error)
 {
   if (error != 0) {
     commit->error = error;
-    commit->suspect = atomic_load (commit->of.serial);
+    if (error != ECANCELED)
+      commit->suspect = atomic_load (commit->of.serial);
   }
   return --commit->outstanding == 0;
 }

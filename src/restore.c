@@ -162,8 +162,8 @@ load_index (struct snapshot *snapshot, char **why)
   return restore_lost (snapshot);
 }
 
-/* Whether the index has as many bits as it had when it was closed.  0, or -1
- * with *WHY.
+/* Whether the index has all the bits it had when it was closed; it may have
+ * more, of copies that failed after all.  0, or -1 with *WHY.
  */
 static int
 check_weights (const struct snapshot *snapshot, char **why)
@@ -171,10 +171,10 @@ check_weights (const struct snapshot *snapshot, char **why)
   const struct catalog_layer *record = snapshot->record;
 
   if (record->deleted
-      || (bitmap_weight (&snapshot->hastrans) == record->chunks_copied
-          && bitmap_weight (&snapshot->free) == record->chunks_free
+      || (bitmap_weight (&snapshot->hastrans) >= record->chunks_copied
+          && bitmap_weight (&snapshot->free) >= record->chunks_free
           && bitmap_weight (&snapshot->unreadable)
-                 == record->chunks_unreadable))
+                 >= record->chunks_unreadable))
     return 0;
   if (asprintf (why, "a part of the index of its backing file %s is missing",
                 backfile_name (snapshot->backfile))

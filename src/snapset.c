@@ -630,8 +630,10 @@ finish_in_store (struct snapset *set, struct snapshot *snapshot)
                                 &snapshot->free)
              == -1) {
     const int err = errno;
-    report_error ("snapshot %u: backing store %s: cannot note what is free: %m",
-                  snapshot->number, backfile_name (snapshot->backfile));
+    /* A sync that fails tells once what it failed for. */
+    snapshot_break (snapshot, err,
+                    "backing store %s: cannot note what is free: %s",
+                    backfile_name (snapshot->backfile), strerror (err));
     errno = err;
     return -1;
   }
