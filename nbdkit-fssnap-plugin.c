@@ -258,7 +258,7 @@ describe (struct snapshot *snapshot, char *text, size_t size)
   snprintf (text, size, "snapshot %u%s%s, %s%s of %s%s%s", snapshot->number,
             snapshot->name != NULL ? " " : "",
             snapshot->name != NULL ? snapshot->name : "",
-            snapshot_is_broken (snapshot) ? "BROKEN, " : "", when,
+            snapshot_is_given_up (snapshot) ? "BROKEN, " : "", when,
             config.origin, why != NULL ? ": " : "", why != NULL ? why : "");
   free (why);
 }

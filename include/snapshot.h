@@ -154,7 +154,14 @@ snapshot_is_deleted (const struct snapshot *snapshot)
   return atomic_load (&snapshot->deleted);
 }
 
-/* Why it broke, to be freed by the caller; NULL if it did not. */
+/* To who reads it and who looks at it a failing one is broken already. */
+static inline bool
+snapshot_is_given_up (const struct snapshot *snapshot)
+{
+  return atomic_load (&snapshot->failing);
+}
+
+/* Why it was given up, to be freed by the caller; NULL if it was not. */
 char *snapshot_why_broken (struct snapshot *snapshot);
 
 /* The snapshot is given up, but the store does not know yet: what it does not

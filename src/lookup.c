@@ -171,10 +171,10 @@ snapset_status (struct snapset *set, struct snapshot *snapshot)
       = { .clients = snapshot->clients, .creating = snapshot->creator != NULL };
   /* The links of one that has left the chain are stale. */
   struct snapshot *s
-      = snapshot_is_broken (snapshot) || snapshot_is_deleted (snapshot)
+      = snapshot_is_given_up (snapshot) || snapshot_is_deleted (snapshot)
             ? NULL
             : newer (snapshot);
-  while (s != NULL && !snapshot_is_broken (s))
+  while (s != NULL && !snapshot_is_given_up (s))
     s = newer (s);
   if (s != NULL)
     status.blocked_by = s->number;

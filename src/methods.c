@@ -172,7 +172,7 @@ no_such (const struct call *call, const char *who)
 static const char *
 state_of (const struct snapshot *snapshot, const struct snapshot_status *status)
 {
-  if (snapshot_is_deleted (snapshot) || snapshot_is_broken (snapshot))
+  if (snapshot_is_deleted (snapshot) || snapshot_is_given_up (snapshot))
     return "disabled";
   if (status->creating)
     return "creating";
@@ -215,7 +215,7 @@ static void
 set_broken (json_t *object, struct snapshot *snapshot)
 {
   SCOPED_LOCK (&snapshot->lock);
-  const bool broken = snapshot_is_broken (snapshot);
+  const bool broken = snapshot_is_given_up (snapshot);
   const char *name = strerrorname_np (snapshot->broken_errno);
 
   set_text (object, "broken-reason",

@@ -179,8 +179,7 @@ char *
 snapshot_why_broken (struct snapshot *snapshot)
 {
   SCOPED_LOCK (&snapshot->lock);
-  return snapshot->broken && snapshot->why != NULL ? strdup (snapshot->why)
-                                                   : NULL;
+  return snapshot->why != NULL ? strdup (snapshot->why) : NULL;
 }
 
 void

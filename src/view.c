@@ -66,7 +66,7 @@ check_whole (struct snapshot *snapshot, struct place place, uint64_t offset)
   for (struct snapshot *layer = snapshot; layer != NULL;
        layer = resolve_newer (layer)) {
     /* One that fails may have dropped what it could not store. */
-    if (atomic_load (&layer->failing)) {
+    if (snapshot_is_given_up (layer)) {
       report_error ("snapshot %u: offset %" PRIu64
                     " cannot be read: snapshot %u is broken",
                     snapshot->number, offset, layer->number);
