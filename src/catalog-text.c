@@ -338,9 +338,10 @@ take_layer (const json_t *object, struct catalog_layer *layer)
 }
 
 static const char *
-take_layers (const json_t *object, struct catalog_layer **last)
+take_layers (const json_t *object, struct catalog_layer **list)
 {
   const json_t *array = json_object_get (object, "layers"), *item;
+  struct catalog_layer **last = list;
   size_t i;
 
   if (!json_is_array (array))
@@ -360,9 +361,10 @@ take_layers (const json_t *object, struct catalog_layer **last)
 
 static const char *
 take_file_lists (const json_t *object, const char *key,
-                 struct catalog_files **last)
+                 struct catalog_files **list)
 {
   const json_t *array = json_object_get (object, key), *item;
+  struct catalog_files **last = list;
   size_t i;
 
   if (!json_is_array (array))
@@ -404,7 +406,7 @@ take_boot (const json_t *object, char boot[37])
 
   if (text == NULL || strlen (text) > 36)
     return "boot";
-  strcpy (boot, text);
+  memcpy (boot, text, strlen (text) + 1);
   return NULL;
 }
 

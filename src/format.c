@@ -211,7 +211,7 @@ format_encode_header (const struct format_header *header,
       = format_layout (header->chunk_size, header->length);
 
   memset (sector, 0, FORMAT_SECTOR);
-  memcpy (sector, MAGIC, strlen (MAGIC));
+  memcpy (sector, MAGIC, sizeof MAGIC - 1);
   put32 (sector + AT_VERSION, FORMAT_VERSION);
   memcpy (sector + AT_STORE, header->store, sizeof header->store);
   memcpy (sector + AT_LAYER, header->layer, sizeof header->layer);
@@ -364,7 +364,7 @@ format_encode_unit (const struct format_unit *unit,
   put16 (sector + UNIT_AT_PART, unit->part);
   memcpy (sector + UNIT_AT_LAYER, unit->layer, 8);
   put64 (sector + UNIT_AT_NUMBER, unit->number);
-  for (unsigned i = 0; i < FORMAT_UNIT_GROUPS; i++)
+  for (size_t i = 0; i < FORMAT_UNIT_GROUPS; i++)
     put64 (sector + UNIT_AT_WORDS + 8 * i, words[i]);
   put32 (sector + UNIT_AT_CRC, sector_crc (sector, UNIT_AT_CRC));
 }
@@ -386,7 +386,7 @@ format_decode_unit (const uint8_t sector[FORMAT_SECTOR],
   if (memcmp (sector, expected, sizeof expected) != 0
       || get32 (sector + UNIT_AT_CRC) != sector_crc (sector, UNIT_AT_CRC))
     return -1;
-  for (unsigned i = 0; i < FORMAT_UNIT_GROUPS; i++)
+  for (size_t i = 0; i < FORMAT_UNIT_GROUPS; i++)
     words[i] = get64 (sector + UNIT_AT_WORDS + 8 * i);
   return 1;
 }

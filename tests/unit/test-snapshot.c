@@ -92,9 +92,8 @@ run_is_at_most_a_group_a_mebibyte_and_an_eighth_of_memory (void **state)
     struct snapshot_shared shared = here.set->shared;
     shared.throttle = throttle_create (cases[i].memory);
     here.options.chunk_size = cases[i].chunk;
-    struct snapshot *snapshot
-        = snapshot_create (&here.options, 1, here.size,
-                           storefile_absent ("name"), NULL, &shared);
+    struct snapshot *snapshot = snapshot_create (
+        &here.options, 1, here.size, storefile_absent ("name"), NULL, &shared);
     assert_non_null (snapshot);
     assert_int_equal (snapshot->run_limit, cases[i].run);
     snapshot_free (snapshot);
