@@ -22,6 +22,12 @@
 #include <stdint.h>
 #include <time.h>
 
+/* Seconds that a write waits for the store to note that the snapshot is
+ * broken, after which a mark elsewhere must do.  Much longer than a store
+ * takes that works, and short beside the wait that may have been before.
+ */
+#define SNAPSHOT_TELL_PATIENCE 2
+
 struct snapshot_options {
   const char *name;    /* or NULL; at creation only */
   const void *creator; /* not NULL: it stays in creation until this one says
@@ -194,9 +200,11 @@ void snapshot_set_broken (struct snapshot *snapshot, int err, time_t when,
                           const char *why);
 
 /* One that is absent will not come back, because of WHY: have the store note
- * it, or a mark made if that takes seconds.
+ * it; and wait for that, or make a mark if it is not done when DEADLINE comes.
  */
 void snapshot_give_up (struct snapshot *snapshot, const char *why);
+void snapshot_await_given_up (struct snapshot *snapshot,
+                              const struct timespec *deadline);
 
 /* Let writers that wait for something of this snapshot's look again. */
 void snapshot_wake (struct snapshot *snapshot);

@@ -202,30 +202,32 @@ sync_files (const struct snapshot *snapshot, char **why)
   return -1;
 }
 
+/* The files of a layer, or none if it is broken, or they are not as they must
+ * be: then it is.  NULL after logging: what failed is no fault of theirs.
+ */
 static struct backfile *
 open_files (const struct restore *restore, struct loading *loading)
 {
   const struct catalog_layer *record = loading->record;
   const struct format_header header = store_header (restore->store, record, "");
-  struct backfile *backfile;
-  char *why = NULL;
+  struct backfile *backfile = NULL;
+  SCOPED_FREE char *why = NULL;
 
   char **paths = store_paths (restore->store, record);
-  if (paths == NULL)
+  if (paths == NULL) {
+    report_error ("snapshot %u: %m", record->number);
     return NULL;
+  }
   if (loading->why == NULL) {
     backfile = storefile_open (&header, record->backfile_size, paths, &why);
     if (backfile == NULL && why != NULL && errno != EMFILE && errno != ENFILE)
       set_broken (loading, errno, "%s", why);
-    else if (backfile == NULL)
-      report_error ("snapshot %u: %s", record->number,
-                    why != NULL ? why : strerror (errno));
-    free (why);
   }
-  else
-    backfile = NULL;
   if (loading->why != NULL)
     backfile = storefile_absent (paths[0]);
+  if (backfile == NULL)
+    report_error ("snapshot %u: %s", record->number,
+                  why != NULL ? why : strerror (errno));
   catalog_free_names (paths, record->parts);
   return backfile;
 }

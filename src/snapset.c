@@ -259,15 +259,23 @@ break_longer (struct snapset *set, uint64_t size)
 void
 snapset_watch (struct snapset *set)
 {
+  struct timespec deadline;
   size_t count;
 
   SCOPED_LOCK (&set->watching);
   if (!atomic_load (&set->unwatched))
     return;
   struct snapshot **list = snapset_list (set, false, &count);
-  for (size_t i = 0; list != NULL && i < count; i++) {
+  if (list == NULL)
+    return; /* the next write tries again */
+  for (size_t i = 0; i < count; i++)
     if (list[i]->absent)
       snapshot_give_up (list[i], "the origin was written while it was refused");
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += SNAPSHOT_TELL_PATIENCE;
+  for (size_t i = 0; i < count; i++) {
+    if (list[i]->absent)
+      snapshot_await_given_up (list[i], &deadline);
     snapset_unpin (set, list[i]);
   }
   free (list);

@@ -46,12 +46,6 @@
  */
 #define UNDER_WAY_SHARE 4
 
-/* Seconds that a write waits for the store to note that the snapshot is
- * broken, after which a mark elsewhere must do.  Much longer than a store
- * takes that works, and short beside the wait that may have been before.
- */
-#define TELL_PATIENCE 2
-
 /* Runs of a whole bitmap group at most, and few enough of them. */
 static uint64_t
 run_limit (uint64_t chunk_size, uint64_t memory)
@@ -282,7 +276,7 @@ snapshot_await_break (struct snapshot *snapshot)
   int err = 0;
 
   clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += TELL_PATIENCE;
+  deadline.tv_sec += SNAPSHOT_TELL_PATIENCE;
   {
     SCOPED_LOCK (&snapshot->lock);
     while (!snapshot->broken && err == 0)
@@ -309,20 +303,23 @@ gave_up (void *arg)
 void
 snapshot_give_up (struct snapshot *snapshot, const char *why)
 {
-  struct timespec deadline;
-  int err = 0;
-
   report_error ("snapshot %u is broken for good: %s", snapshot->number, why);
   atomic_store (&snapshot->telling, true);
   store_tell_broken (snapshot->shared->store, snapshot->record, ESTALE,
                      time (NULL), why, gave_up, snapshot);
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += TELL_PATIENCE;
+}
+
+void
+snapshot_await_given_up (struct snapshot *snapshot,
+                         const struct timespec *deadline)
+{
+  int err = 0;
+
   {
     SCOPED_LOCK (&snapshot->lock);
     while (atomic_load (&snapshot->telling) && err == 0)
       err = pthread_cond_timedwait (&snapshot->changed, &snapshot->lock,
-                                    &deadline);
+                                    deadline);
   }
   if (err != 0)
     store_mark_broken (snapshot->shared->store, snapshot->record);
