@@ -38,12 +38,16 @@ socket_argument (const struct command *command, const char *argument)
 static void
 print_help (const struct command *command)
 {
-  printf ("Usage: fssnap %s [-s PATH]%s%s\n%s.\n\n%s"
-          "  -s, --socket=PATH   the server's control socket\n"
+  printf ("Usage: fssnap %s%s%s%s\n%s.\n\n%s"
+          "%s"
           "      --help          this help\n\n"
           "See fssnap(8).\n",
-          command->name, *command->arguments == '\0' ? "" : " ",
-          command->arguments, command->summary, command->help);
+          command->name, command->offline ? "" : " [-s PATH]",
+          *command->arguments == '\0' ? "" : " ", command->arguments,
+          command->summary, command->help,
+          command->offline
+              ? ""
+              : "  -s, --socket=PATH   the server's control socket\n");
 }
 
 int

@@ -5,6 +5,7 @@
 #define FSSNAP_COMMAND_H
 
 #include <getopt.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 enum {
@@ -20,6 +21,7 @@ struct command {
   const char *arguments; /* what follows the name in the synopsis */
   const char *summary;   /* one line, no full stop */
   const char *help;      /* the lines of its own options; may be "" */
+  bool offline;          /* asks no server, and has no -s */
   const char *short_options;
   const struct option *long_options;
   int (*run) (struct invocation *invocation); /* an exit status */
@@ -33,12 +35,15 @@ struct invocation {
   char **argv;
 };
 
+extern const struct command command_check;
 extern const struct command command_create;
 extern const struct command command_delete;
 extern const struct command command_info;
 extern const struct command command_list;
 
-/* Every command has these: they begin its short and its long options. */
+/* Every command that is not offline has these: they begin its short and its
+ * long options.
+ */
 #define OPTION_HELP 256
 #define COMMON_SHORT "s:"
 #define COMMON_LONG                                                            \

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPTION_NAME = 'n' };
+enum { OPTION_NAME = 'n', OPTION_EPHEMERAL = 'e' };
 
 /* What -o can set, and as what the server knows it.  bs and bf are from
  * Solaris.
@@ -120,6 +120,8 @@ parse (struct invocation *invocation)
   while ((option = command_option (invocation)) != -1) {
     if (option == OPTION_NAME)
       set (params, "name", json_argument ("--name", optarg));
+    else if (option == OPTION_EPHEMERAL)
+      set (params, "ephemeral", json_true ());
     else
       comma_list_add (&list, optarg);
   }
@@ -162,15 +164,17 @@ run (struct invocation *invocation)
 
 static const struct option options[] = {
   COMMON_LONG,
+  { "ephemeral", no_argument, NULL, OPTION_EPHEMERAL },
   { "name", required_argument, NULL, OPTION_NAME },
   {},
 };
 
 const struct command command_create = {
   .name = "create",
-  .arguments = "[--name NAME] [-o KEY=VALUE,...]",
+  .arguments = "[--name NAME] [--ephemeral] [-o KEY=VALUE,...]",
   .summary = "Take a snapshot and print the name of its export",
   .help = "      --name=NAME     a name for it, beside its number\n"
+          "      --ephemeral     it is deleted when the server ends\n"
           "  -o KEY=VALUE,...    what is to differ from the server's own "
           "parameters:\n"
           "      backing-store=PATH (bs, bf)  directory or new file for what "
@@ -180,8 +184,8 @@ const struct command command_create = {
           "      chunksize=SIZE               unit of copying\n"
           "      cow-timeout=SECONDS          longest wait for the backing "
           "store\n"
-          "      durability=async|written     where a copy must be before a "
-          "write\n"
+          "      durability=async|written|stable  where a copy must be before "
+          "a write\n"
           "      maxsize=SIZE                 limit on the bytes copied\n"
           "      on-error=break-snapshot|break-write  what gives way\n",
   .short_options = COMMON_SHORT "o:",

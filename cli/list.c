@@ -6,11 +6,12 @@
 #include "figures.h"
 #include "output.h"
 #include "scoped.h"
+#include "store.h"
 
 #include <stdbool.h>
 #include <time.h>
 
-enum { OPTION_ALL = 'a', OPTION_JSON = 'j' };
+enum { OPTION_ALL = 'a', OPTION_JSON = 'j', OPTION_STORE = 'S' };
 
 static const struct column columns[] = {
   { "NUMBER", true },         { "NAME", false },
@@ -84,40 +85,61 @@ print_list (const json_t *snapshots)
   table_print (&table);
 }
 
+/* The snapshots of the server, or NULL after a message. */
+static json_t *
+ask (const char *socket, bool all)
+{
+  SCOPED_CLIENT client = CLIENT_INIT;
+
+  if (client_open (&client, socket) == -1)
+    return NULL;
+  json_t *result = client_request (&client, "snapshot.list",
+                                   json_pack ("{s:b}", "all", (int)all));
+  if (result != NULL
+      && !json_is_array (json_object_get (result, "snapshots"))) {
+    complain ("%s: the server's answer has no list of snapshots", client.path);
+    json_decref (result);
+    return NULL;
+  }
+  return result;
+}
+
 static int
 run (struct invocation *invocation)
 {
-  SCOPED_CLIENT client = CLIENT_INIT;
   bool all = false, json = false;
+  const char *store = NULL;
   int option;
 
   while ((option = command_option (invocation)) != -1) {
     if (option == OPTION_ALL)
       all = true;
-    else
+    else if (option == OPTION_JSON)
       json = true;
+    else
+      store = optarg;
   }
   if (optind < invocation->argc)
     usage_error (&command_list,
                  "'%s': list takes options only; 'fssnap info' tells of one "
                  "snapshot",
                  invocation->argv[optind]);
+  if (store != NULL && *store == '\0')
+    usage_error (&command_list, "--store=: must be a directory");
+  if (store != NULL && invocation->socket != NULL)
+    usage_error (&command_list,
+                 "--store=%s: is read without a server; leave "
+                 "either it or --socket out",
+                 store);
 
-  if (client_open (&client, invocation->socket) == -1)
-    return STATUS_FAILED;
-  json_auto_t *result = client_request (&client, "snapshot.list",
-                                        json_pack ("{s:b}", "all", (int)all));
+  json_auto_t *result
+      = store != NULL ? store_list (store, all) : ask (invocation->socket, all);
   if (result == NULL)
     return STATUS_FAILED;
-  const json_t *snapshots = json_object_get (result, "snapshots");
-  if (!json_is_array (snapshots)) {
-    complain ("%s: the server's answer has no list of snapshots", client.path);
-    return STATUS_FAILED;
-  }
   if (json)
     print_json (result);
   else
-    print_list (snapshots);
+    print_list (json_object_get (result, "snapshots"));
   return finish_output ();
 }
 
@@ -125,15 +147,17 @@ static const struct option options[] = {
   COMMON_LONG,
   { "all", no_argument, NULL, OPTION_ALL },
   { "json", no_argument, NULL, OPTION_JSON },
+  { "store", required_argument, NULL, OPTION_STORE },
   {},
 };
 
 const struct command command_list = {
   .name = "list",
-  .arguments = "[--json] [--all]",
+  .arguments = "[--json] [--all] [--store=DIR]",
   .summary = "List the snapshots, the oldest first",
   .help = "      --json          all of it, for programs\n"
-          "      --all           also deleted ones that still exist\n",
+          "      --all           also deleted ones that still exist\n"
+          "      --store=DIR     those of a store, without asking its server\n",
   .short_options = COMMON_SHORT,
   .long_options = options,
   .run = run,

@@ -17,10 +17,8 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-  &command_create,
-  &command_delete,
-  &command_list,
-  &command_info,
+  &command_create, &command_delete, &command_list,
+  &command_info,   &command_check,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

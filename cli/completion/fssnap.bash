@@ -23,6 +23,12 @@ _fssnap_items () {
   mapfile -t COMPREPLY < <(compgen -P "$before" -W "$*" -- "${cur##*,}")
 }
 
+# A directory, which begins behind the text BEFORE.
+_fssnap_directory () {
+  compopt -o filenames
+  mapfile -t COMPREPLY < <(compgen -P "$1" -d -- "${cur#"$1"}")
+}
+
 # A path, which begins behind the text BEFORE.
 _fssnap_path () {
   compopt -o filenames
@@ -32,7 +38,7 @@ _fssnap_path () {
 _fssnap_create_option () {
   case ${cur##*,} in
     backing-store=* | bs=* | bf=*) _fssnap_path "${cur%"${cur##*=}"}" ;;
-    durability=*) _fssnap_items durability={async,written} ;;
+    durability=*) _fssnap_items durability={async,written,stable} ;;
     on-error=*) _fssnap_items on-error=break-{snapshot,write} ;;
     *)
       compopt -o nospace
@@ -43,13 +49,13 @@ _fssnap_create_option () {
 }
 
 _fssnap_info_option () {
-  _fssnap_items snapnumber name state export origin mountpoint size \
-    createtime backing-store backing-store-len maxsize chunksize \
-    backfile-size durability on-error cow-timeout clients chunks-copied \
-    chunks-lost chunks-free bytes-copied bytes-in-memory throttled-writers \
-    waits flush-errors reads-origin reads-memory reads-backing-file \
-    reads-zero deleted broken-reason broken-errno broken-time blocked-by \
-    highest
+  _fssnap_items snapnumber name state export origin mountpoint store \
+    ephemeral size createtime backing-store backing-store-len maxsize \
+    chunksize backfile-size durability on-error cow-timeout clients \
+    chunks-copied chunks-lost chunks-free bytes-copied bytes-in-memory \
+    throttled-writers waits flush-errors reads-origin reads-memory \
+    reads-backing-file reads-zero deleted broken-reason broken-errno \
+    broken-time blocked-by highest
   # There may be more of them.
   compopt -o nospace
 }
@@ -64,7 +70,7 @@ _fssnap_look () {
       -s | --socket) socket=(-s "${words[++i]//\\/}") ;;
       --socket=*) socket=(-s "${word#*=}") ;;
       -s*) socket=(-s "${word#-s}") ;;
-      -o | --name) ((i++)) ;;
+      -o | --name | --store) ((i++)) ;;
       -*) ;;
       *) if [ -z "$command" ]; then command=$word; else snapshot=$word; fi ;;
     esac
@@ -74,11 +80,13 @@ _fssnap_look () {
 _fssnap_operand () {
   case $command:$cur in
     :-*) _fssnap_words -s --socket= --help --version ;;
-    :*) _fssnap_words create delete list info ;;
-    create:*) _fssnap_words -o --name= -s --socket= --help ;;
-    list:*) _fssnap_words --json --all -s --socket= --help ;;
+    :*) _fssnap_words create delete list info check ;;
+    create:*) _fssnap_words -o --name= --ephemeral -s --socket= --help ;;
+    list:*) _fssnap_words --json --all --store= -s --socket= --help ;;
     delete:-*) _fssnap_words --force -s --socket= --help ;;
     info:-*) _fssnap_words --json -o -s --socket= --help ;;
+    check:-*) _fssnap_words --json --help ;;
+    check:*) [ -n "$snapshot" ] || _fssnap_directory '' ;;
     delete:* | info:*)
       [ -n "$snapshot" ] ||
         _fssnap_words "$(_fssnap_snapshots "$1" "${socket[@]}")"
@@ -96,6 +104,8 @@ _fssnap () {
   case $prev:$cur in
     -s:* | --socket:*) _fssnap_path '' ;;
     *:--socket=*) _fssnap_path --socket= ;;
+    --store:*) _fssnap_directory '' ;;
+    *:--store=*) _fssnap_directory --store= ;;
     --name:* | *:--name=*) ;;
     -o:*)
       case $command in

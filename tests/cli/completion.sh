@@ -34,16 +34,21 @@ answer "$control_json"
 # Commands, options.
 write_rc "FSSNAP_SOCKET=control; export FSSNAP_SOCKET"
 becomes <<'EOF'
-all fssnap |fssnap create delete info list 
+all fssnap |fssnap check create delete info list 
 tab fssnap cr|fssnap create 
 tab fssnap -s control de|fssnap -s control delete 
 all fssnap -|fssnap --help --socket= --version -s 
 tab fssnap --so|fssnap --socket=
-all fssnap create |fssnap create --help --name= --socket= -o -s 
+all fssnap create |fssnap create --ephemeral --help --name= --socket= -o -s 
 tab fssnap create --n|fssnap create --name=
-all fssnap list --|fssnap list --all --help --json --socket= 
+all fssnap list --|fssnap list --all --help --json --socket= --store= 
 all fssnap delete -|fssnap delete --force --help --socket= -s 
 all fssnap info --|fssnap info --help --json --socket= 
+all fssnap check -|fssnap check --help --json 
+tab fssnap check pa|fssnap check paths/
+tab fssnap check pa |fssnap check pa 
+tab fssnap list --store pa|fssnap list --store paths/
+tab fssnap list --store=pa|fssnap list --store=paths/
 tab fssnap destroy |fssnap destroy 
 tab fssnap create --name |fssnap create --name 
 tab fssnap create --name=|fssnap create --name=

@@ -15,6 +15,11 @@ run 0 create --name nightly
 printed "snapshot/3"
 asked snapshot.create '{"name":"nightly","options":{}}'
 
+run 0 create --ephemeral
+asked snapshot.create '{"ephemeral":true,"options":{}}'
+run 0 create --name n --ephemeral -o durability=stable
+asked snapshot.create '{"name":"n","ephemeral":true,"options":{"durability":"stable"}}'
+
 # All options, in one list and in several; nothing is looked at here.
 run 0 create -o chunksize=64k,maxsize=10G,backfile-size=2G,durability=written \
   -o on-error=break-write,cow-timeout=5 --name=n

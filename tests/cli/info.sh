@@ -7,8 +7,9 @@ start_fake
 
 # As in docs/control-protocol.md.
 whole='{"snapnumber":3,"name":"nightly","state":"active","export":"snapshot/3",
-"origin":"/dev/sdb","size":1073741824,"createtime":1790000000,
-"backing-store":"/var/tmp","backing-store-len":12345344,"maxsize":0,
+"origin":"/dev/sdb","store":"/var/lib/fssnap","ephemeral":false,
+"size":1073741824,"createtime":1790000000,"backing-store":"/var/tmp",
+"backing-store-len":12345344,"maxsize":0,
 "chunksize":4096,"backfile-size":0,"durability":"async",
 "on-error":"break-snapshot","cow-timeout":20,"clients":1,
 "chunks-copied":3010,"chunks-lost":0,"chunks-free":0,
@@ -28,6 +29,8 @@ name:               nightly
 state:              active
 export:             snapshot/3
 origin:             /dev/sdb
+store:              /var/lib/fssnap
+ephemeral:          false
 size:               1073741824 (1.0G)
 createtime:         2026-09-21 14:13:20 +0000
 backing-store:      /var/tmp
@@ -96,7 +99,7 @@ printed '{
 # Each key that there is can be asked for, and is in the manual.
 ! "$FSSNAP" info -o '?' 3 2>"$dir/err" || fail "-o ?: is a key"
 mapfile -t keys < <(sed -n 's/.*there are: //p' "$dir/err" | sed 's/, /\n/g')
-[ ${#keys[@]} = 34 ] || fail "${#keys[@]} keys: ${keys[*]}"
+[ ${#keys[@]} = 36 ] || fail "${#keys[@]} keys: ${keys[*]}"
 for key in "${keys[@]}"; do
   run 0 info -o "$key" 3
   silent
@@ -106,7 +109,7 @@ done
 
 # The server itself.
 server_whole='{"version":"0.1.0","protocol":1,"pid":4711,"origin":"/dev/sdb",
-"size":1073741824,"readonly":false,
+"size":1073741824,"store":null,"readonly":false,
 "listen":["nbd+unix:///?socket=/run/nbd.sock","nbd://localhost:10809"],
 "snapshots":2,"highest":5,"max-memory":67108864,"memory":1048576,
 "throttled-writers":0}'
@@ -118,6 +121,7 @@ protocol:          1
 pid:               4711
 origin:            /dev/sdb
 size:              1073741824 (1.0G)
+store:             -
 readonly:          false
 listen:            nbd+unix:///?socket=/run/nbd.sock nbd://localhost:10809
 snapshots:         2
@@ -129,7 +133,7 @@ run 0 info -o listen,max-memory
 printed $'nbd+unix:///?socket=/run/nbd.sock nbd://localhost:10809\n67108864'
 ! "$FSSNAP" info -o '?' 2>"$dir/err" || fail "-o ?: is a key"
 mapfile -t keys < <(sed -n 's/.*there are: //p' "$dir/err" | sed 's/, /\n/g')
-[ ${#keys[@]} = 12 ] || fail "${#keys[@]} keys: ${keys[*]}"
+[ ${#keys[@]} = 13 ] || fail "${#keys[@]} keys: ${keys[*]}"
 for key in "${keys[@]}"; do
   run 0 info -o "$key"
   grep -q "^=item.*B<$key>" "$FSSNAP_SOURCE/docs/fssnap.pod" ||

@@ -15,7 +15,7 @@ grep -qE '^fssnap [0-9]+\.[0-9]+\.[0-9]+$' "$dir/out" || fail "--version"
 run 0 --help
 silent
 mapfile -t commands < <(sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p' "$dir/out")
-[ "${commands[*]}" = "create delete list info" ] || fail "${commands[*]}"
+[ "${commands[*]}" = "create delete list info check" ] || fail "${commands[*]}"
 manual=$FSSNAP_SOURCE/docs/fssnap.pod
 for command in "${commands[@]}"; do
   grep -q "^=item B<$command>" "$manual" || fail "the manual has no $command"
@@ -30,16 +30,19 @@ for command in "${commands[@]}"; do
   grep -q "^Usage: fssnap $command " "$dir/out" || fail "-s x $command --help"
   run_usage "$command" --nonsense
   said "fssnap $command: unrecognized option '--nonsense'"
+  [ "$command" != check ] || continue
   run_usage "$command" --socket=
   said "--socket=: must be a path"
 done
+run_usage check --socket=x .
+said "fssnap check: unrecognized option '--socket=x'"
 
 run_usage
 said "a command is missing"
 run_usage -s x
 said "a command is missing"
 run_usage destroy
-said "there is no command 'destroy'; there are: create delete list info"
+said "there is no command 'destroy'; there are: create delete list info check"
 run_usage --nonsense list
 said "fssnap: unrecognized option '--nonsense'"
 run_usage -s
