@@ -8,6 +8,10 @@
                        an origin of 1 GiB and one of 64 TiB
     bench.py depths    first-touch writes, what they copy and what memory
                        the server takes with 1, 8 and 64 snapshots
+    bench.py levels    first-touch writes with a snapshot in a store, at each
+                       level of durability, on tmpfs and on a disk
+    bench.py start     from the start of a server to its first reply, with an
+                       origin of 1 TiB and 8 snapshots in a store
 
 Every row's candidates run in turn, ROUNDS times over (BENCH_ROUNDS, 5) after
 once to warm up, on the same origin of BENCH_SIZE MiB (1024) in BENCH_DIR
@@ -18,10 +22,18 @@ BENCH_DIR needs room for three times BENCH_SIZE; for creates four times, and
 sparse files of 64 TiB, which tmpfs and XFS have.  creates takes BENCH_CREATES
 (100) snapshots in each run.  creates and depths need cc and libnbd-dev.
 
-To see that all of it runs, in about a minute:
+levels and start measure in BENCH_DISK (/tmp) as well, which must not be a
+tmpfs.  A run of levels takes BENCH_SECONDS (5) at most.  start copies
+BENCH_CHUNKS (1000000) chunks of 4 KiB, for which it needs twice their room,
+and empties the page cache of the machine if it is root.  Each writes all it
+has measured to BENCH_JSON, if that is the name of a file.
 
-    for what in peers chunks creates depths; do
-      BENCH_ROUNDS=1 BENCH_SIZE=64 BENCH_CREATES=5 bench/bench.py $what
+To see that all of it runs, in about two minutes:
+
+    export BENCH_ROUNDS=1 BENCH_SIZE=64 BENCH_CREATES=5 BENCH_SECONDS=1 \\
+      BENCH_CHUNKS=80000
+    for what in peers chunks creates depths levels start; do
+      bench/bench.py $what
     done
 """
 import os
@@ -37,6 +49,8 @@ from common import (BASE, PLUGIN, RANDOM_READ, RANDOM_WRITE, READ, SCATTERED,
                     WRITE, Server, fio, in_turn, make_origin, ratios)
 from creates import creates
 from depths import depths
+from levels import levels
+from start import start_times
 
 
 def copied_aside(store):
@@ -135,7 +149,7 @@ def chunks(directory):
 def main():
     """Run what the command line names."""
     what = {"peers": peers, "chunks": chunks, "creates": creates,
-            "depths": depths}
+            "depths": depths, "levels": levels, "start": start_times}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
     directory = tempfile.mkdtemp(prefix="fssnap-bench-", dir=BASE)

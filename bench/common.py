@@ -6,11 +6,15 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SIZE = int(os.environ.get("BENCH_SIZE", "1024"))
 CREATES = int(os.environ.get("BENCH_CREATES", "100"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "5"))
+CHUNKS = int(os.environ.get("BENCH_CHUNKS", "1000000"))
 BASE = os.environ.get("BENCH_DIR", "/dev/shm")
+DISK = os.environ.get("BENCH_DISK", "/tmp")
 PLUGIN = os.path.abspath(
     os.environ.get("FSSNAP_PLUGIN", "build/nbdkit-fssnap-plugin.so"))
 
@@ -25,15 +29,24 @@ LOADS = {
 SCATTERED, RANDOM_WRITE, RANDOM_READ, WRITE, READ = LOADS
 
 
+def run_fio(nbd, export, *arguments):
+    """Run a load; what fio has to say of it."""
+    out = subprocess.run(
+        ["fio", "--name=bench", "--ioengine=nbd", "--output-format=json",
+         f"--uri=nbd+unix:///{export}?socket={nbd}", *arguments],
+        check=True, capture_output=True, text=True).stdout
+    return json.loads(out[out.index("{"):])["jobs"][0]
+
+
 def fio(nbd, export, load):
     """Run one load at depth 32; MiB/s."""
-    out = subprocess.run(
-        ["fio", "--name=bench", "--ioengine=nbd", "--iodepth=32",
-         f"--size={SIZE}m", "--output-format=json",
-         f"--uri=nbd+unix:///{export}?socket={nbd}", *LOADS[load]],
-        check=True, capture_output=True, text=True).stdout
-    job = json.loads(out[out.index("{"):])["jobs"][0]
+    job = run_fio(nbd, export, "--iodepth=32", f"--size={SIZE}m",
+                  *LOADS[load])
     return (job["read"]["bw"] + job["write"]["bw"]) / 1024
+
+
+# What nbdkit says whenever a server with a store ends.
+ENDS = b"aborting sleep because of server shut down\n"
 
 
 class Server:
@@ -41,16 +54,18 @@ class Server:
 
     def __init__(self, directory, *arguments):
         self.socket = os.path.join(directory, "socket")
+        self.log = tempfile.TemporaryFile()
         read, write = os.pipe()
         # The command runs when nbdkit serves, and for as long as it should.
         self.process = subprocess.Popen(
             ["nbdkit", "-U", self.socket, *arguments,
              "--run", f"echo up >&{write}; exec {write}>&-; read _"],
             stdin=subprocess.PIPE, pass_fds=[write],
-            stdout=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL, stderr=self.log)
         os.close(write)
         with os.fdopen(read) as pipe:
             if pipe.readline() != "up\n":
+                self.show_log()
                 sys.exit("nbdkit did not start")
 
     def __enter__(self):
@@ -59,8 +74,17 @@ class Server:
     def __exit__(self, *_):
         self.process.stdin.close()
         self.process.wait()
+        self.show_log()
         if os.path.exists(self.socket):
             os.unlink(self.socket)
+
+    def show_log(self):
+        """What is wrong, if anything is."""
+        with self.log as log:
+            log.seek(0)
+            for line in log:
+                if not line.endswith(ENDS):
+                    sys.stderr.buffer.write(line)
 
 
 class Control:
@@ -113,6 +137,43 @@ def build_random_writes(directory):
     subprocess.run(["cc", "-O2", "-std=gnu11", "-o", program, source,
                     *flags.split()], check=True)
     return program
+
+
+def file_system(path):
+    """What kind it is on."""
+    return subprocess.run(["df", "--output=fstype", path], check=True,
+                          capture_output=True, text=True).stdout.split()[-1]
+
+
+def disk_directory():
+    """A new directory on a disk, which is gone at the end."""
+    if file_system(DISK) == "tmpfs":
+        sys.exit(f"BENCH_DISK={DISK}: that is no disk")
+    return tempfile.TemporaryDirectory(prefix="fssnap-bench-", dir=DISK)
+
+
+def settle(directory):
+    """Let what has been written there reach its disk: nobody shall pay for
+    what another left behind."""
+    subprocess.run(["sync", "-f", directory], check=True)
+
+
+def snapshots_of(control, count):
+    """The server's COUNT snapshots, none of them broken."""
+    snapshots = control.call("snapshot.list")["snapshots"]
+    for snapshot in snapshots:
+        if snapshot["broken-reason"] is not None:
+            sys.exit(f"it is broken: {snapshot['broken-reason']}")
+    if len(snapshots) != count:
+        sys.exit(f"{len(snapshots)} snapshots instead of {count}")
+    return snapshots
+
+
+def save(rows):
+    """All that was measured, as JSON, if that was asked for."""
+    if path := os.environ.get("BENCH_JSON"):
+        with open(path, "w", encoding="ascii") as f:
+            json.dump(rows, f, indent=1)
 
 
 def in_turn(candidates):

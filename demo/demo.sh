@@ -32,6 +32,7 @@ trap 'exit 143' TERM HUP
 # serve PATH [PARAMETER...]: start a server and wait until it listens, which
 # is when it writes its pid, here into a pipe.
 serve () {
+  rm -f "$dir/pid" "$socket"
   mkfifo "$dir/pid"
   exec 3<>"$dir/pid"
   nbdkit -f -U "$socket" -P "$dir/pid" "$FSSNAP_PLUGIN" \
@@ -207,8 +208,28 @@ echo "sha256 of snapshot/now: $now"
 [ "$now" = "$(sum <"$dir/origin-now.img")" ]
 [ ! -e "$dir/copies" ]
 echo "The first one's backing file is gone."
-
 kill "$server"
 wait "$server" || true
-server=
+
+# As roughly as can be: it is not asked to end.
+kill_server () {
+  kill -KILL "$server"
+  wait "$server" 2>/dev/null || true
+  server=
+}
+
+say "nbdkit fssnap disk.img store=store   (snapshots that outlive the server)"
+serve "$dir/disk.img" "store=$dir/store"
+"$FSSNAP" create --name kept
+kept=$(nbdcopy "$live" - | sum)
+qemu-io -f raw -c 'write -q -P 0x22 8M 32M' "$live"
+kill_server
+echo "Overwritten, and the server killed.  fssnap check store:"
+"$FSSNAP" check "$dir/store" | sed "s|$dir/||"
+serve "$dir/disk.img" "store=$dir/store"
+again=$(nbdcopy "nbd+unix:///snapshot/kept?socket=$socket" - | sum)
+echo "sha256 of the origin when the snapshot was taken: $kept"
+echo "sha256 of snapshot/kept, from the next server:    $again"
+[ "$again" = "$kept" ]
+kill_server
 say "The origin was overwritten; the snapshot is, byte for byte, as before. OK"
