@@ -42,31 +42,11 @@ part_tail (unsigned part, char tail[TAIL_SIZE])
 #define PART_NAME(backfile, part)                                              \
   (backfile)->store, part_tail (part, (char[TAIL_SIZE]){ 0 })
 
-/* Bytes of the origin in one file. */
-static uint64_t
-span_of (uint64_t size, uint64_t chunk_size, uint64_t part_size)
-{
-  const uint64_t group = BITMAP_GROUP * chunk_size;
-  uint64_t low = 0, high = part_size / group;
-
-  if (part_size == 0)
-    return size > 0 ? (size + group - 1) / group * group : group;
-  /* The most groups whose file is not too large. */
-  while (low < high) {
-    const uint64_t middle = low + (high - low + 1) / 2;
-    if (format_layout (chunk_size, middle * group).file_size <= part_size)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low * group;
-}
-
 int
 storefile_plan (uint64_t size, uint64_t chunk_size, uint64_t part_size,
                 unsigned *parts)
 {
-  const uint64_t span = span_of (size, chunk_size, part_size);
+  const uint64_t span = format_span (chunk_size, size, part_size);
 
   if (span == 0) {
     report_error (
@@ -96,7 +76,8 @@ static struct backfile *
 new_backfile (const struct format_header *header, uint64_t part_size,
               const char *name)
 {
-  const uint64_t span = span_of (header->size, header->chunk_size, part_size);
+  const uint64_t span
+      = format_span (header->chunk_size, header->size, part_size);
   struct backfile *backfile = backfile_new (name, header->parts, span);
   struct storefile *storefile = calloc (
       1, sizeof *storefile + header->parts * sizeof storefile->layout[0]);
