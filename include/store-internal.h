@@ -55,10 +55,10 @@ void store_own (const struct store *store, int fd);
 bool store_is_listed (const struct store *store, const char *name);
 
 /* Remove the names of a layer's files.  They may be gone already, or not be
- * its own.  LOCK is held.
+ * its own.  LOCK is held.  0, or -1 after logging if one is still there.
  */
-void store_remove_files (struct store *store, char *const *files,
-                         unsigned parts, const uuid_t uuid);
+int store_remove_files (struct store *store, char *const *files, unsigned parts,
+                        const uuid_t uuid);
 
 /* A mark is of no use any more. */
 void store_remove_mark (const struct catalog_layer *record);

@@ -38,7 +38,9 @@ make_in_store (struct snapset *set, const struct snapshot_options *options,
   if (*record == NULL)
     return NULL;
   char **paths = store_paths (store, *record);
-  if (paths != NULL) {
+  if (paths == NULL)
+    report_error ("snapshot %u: %m", number);
+  else {
     const struct format_header header
         = store_header (store, *record, origin_path (set->origin));
     backfile = storefile_create (&header, options->backfile_size, paths);

@@ -163,8 +163,10 @@ identity_take (const struct origin *origin, bool whole,
     figures->identity = device_identity (st.stx_rdev_major, st.stx_rdev_minor);
   }
   figures->path = strdup (origin_path (origin));
-  if (figures->path != NULL && figures->identity != NULL
-      && (!whole || take_samples (origin, figures) == 0))
+  if (figures->path == NULL || figures->identity == NULL)
+    report_error ("origin %s: no memory to look what it is",
+                  origin_path (origin));
+  else if (!whole || take_samples (origin, figures) == 0)
     return 0;
   const int err = errno;
   free (figures->path);

@@ -198,6 +198,25 @@ store_add (struct store *store, struct catalog_layer *record)
   return -1;
 }
 
+/* Remove a layer's files, which are in LIST or to be there if that fails, for
+ * the next start to try again.
+ */
+static void
+remove_record (struct store *store, struct catalog_layer *record,
+               struct catalog_files **list)
+{
+  struct catalog_files *files = NULL;
+
+  if (store_remove_files (store, record->files, record->parts, record->uuid)
+      == -1)
+    files = store_files_of (record);
+  forget_files (list, record);
+  if (files == NULL)
+    return;
+  files->next = *list;
+  *list = files;
+}
+
 void
 store_cancel (struct store *store, struct catalog_layer *record)
 {
@@ -207,8 +226,7 @@ store_cancel (struct store *store, struct catalog_layer *record)
   struct catalog_layer **p = place_of (store, record);
   if (*p != NULL)
     *p = record->next;
-  store_remove_files (store, record->files, record->parts, record->uuid);
-  forget_files (&store->catalog.making, record);
+  remove_record (store, record, &store->catalog.making);
   catalog_free_layer (record);
   store_save (store); /* if not, then with the next */
   errno = err;
@@ -267,8 +285,7 @@ void
 store_remove (struct store *store, struct catalog_layer *record)
 {
   SCOPED_LOCK (&store->lock);
-  store_remove_files (store, record->files, record->parts, record->uuid);
-  forget_files (&store->catalog.removing, record);
+  remove_record (store, record, &store->catalog.removing);
   store_remove_mark (record);
   catalog_free_layer (record);
   store_save (store); /* if not, then with the next */

@@ -389,10 +389,12 @@ is_ours (const struct store *store, const char *name, const uuid_t uuid)
   return strncmp (base, "snapshot-", 9) == 0 && strstr (base, tail) != NULL;
 }
 
-void
+int
 store_remove_files (struct store *store, char *const *files, unsigned parts,
                     const uuid_t uuid)
 {
+  int r = 0;
+
   for (unsigned part = 0; part < parts; part++) {
     if (faccessat (store->directory, files[part], F_OK, AT_SYMLINK_NOFOLLOW)
             == -1
@@ -403,19 +405,28 @@ store_remove_files (struct store *store, char *const *files, unsigned parts,
                     "backing file of that snapshot",
                     store->path, files[part]);
     else if (unlinkat (store->directory, files[part], 0) == -1
-             && errno != ENOENT)
+             && errno != ENOENT) {
       nbdkit_error ("store %s: cannot remove the backing file %s: %m",
                     store->path, files[part]);
+      r = -1;
+    }
   }
+  return r;
 }
 
+/* Remove the files of a list; those that cannot be stay in it. */
 static void
 remove_all (struct store *store, struct catalog_files **list)
 {
   while (*list != NULL) {
     struct catalog_files *files = *list;
+
+    if (store_remove_files (store, files->files, files->parts, files->uuid)
+        == -1) {
+      list = &files->next;
+      continue;
+    }
     *list = files->next;
-    store_remove_files (store, files->files, files->parts, files->uuid);
     catalog_free_files (files);
   }
 }
