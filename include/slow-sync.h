@@ -8,7 +8,9 @@
 
 #include <stdatomic.h>
 
-/* As fdatasync.  *STEPS is counted up whenever some of it is done. */
+/* As fsync: its times too, by which the origin is known again.  *STEPS is
+ * counted up whenever some of it is done.
+ */
 int slow_sync (int fd, _Atomic unsigned *steps);
 
 #endif

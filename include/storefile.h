@@ -33,6 +33,11 @@ struct backfile *storefile_open (const struct format_header *header,
                                  uint64_t part_size, char *const *paths,
                                  char **why);
 
+/* Have the name PATH, made just now, on stable storage, and those beside it.
+ * 0, or -1 with errno.
+ */
+int storefile_sync_name (const char *path);
+
 /* For a snapshot that has no files any more: one without, called NAME. */
 struct backfile *storefile_absent (const char *name);
 

@@ -400,10 +400,12 @@ closing_finish (struct closing *closing, unsigned timeout)
 void
 closing_unstarted (struct snapset *set)
 {
+  _Atomic unsigned steps = 0;
+
   /* What it found was whole, but perhaps not on stable storage. */
   for (const struct snapshot *s = set->last; s != NULL; s = s->older)
     if (s->commit != NULL && storefile_sync (s->backfile) == -1)
       return;
-  if (origin_flush (set->origin) == 0)
+  if (origin_flush_slowly (set->origin, &steps) == 0)
     end_store (set);
 }

@@ -34,7 +34,7 @@ slow_sync (int fd, _Atomic unsigned *steps)
     }
     atomic_fetch_add (steps, 1);
   }
-  const int r = fdatasync (fd);
+  const int r = fsync (fd);
   atomic_fetch_add (steps, 1);
   return r;
 }

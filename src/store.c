@@ -26,6 +26,7 @@
 #include "store-internal.h"
 #include "report.h"
 #include "scoped.h"
+#include "storefile.h"
 #include "whole.h"
 
 #include <dirent.h>
@@ -120,6 +121,12 @@ open_directory (struct store *store)
 {
   if (mkdir (store->path, 0700) == -1 && errno != EEXIST) {
     report_error ("store=%s: cannot be made: %m", store->path);
+    return -1;
+  }
+  /* Also if it was there: whoever made it may have been killed. */
+  if (storefile_sync_name (store->path) == -1 && errno != EACCES) {
+    report_error ("store=%s: its name cannot be had on stable storage: %m",
+                  store->path);
     return -1;
   }
   store->directory = open (store->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

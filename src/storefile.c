@@ -125,9 +125,8 @@ part_header (const struct format_header *header,
   return own;
 }
 
-/* The names in a directory to stable storage. */
-static int
-sync_names (const char *path)
+int
+storefile_sync_name (const char *path)
 {
   SCOPED_FREE char *copy = strdup (path);
   const int fd = copy == NULL ? -1
@@ -194,7 +193,7 @@ storefile_create (const struct format_header *header, uint64_t part_size,
     if (make_part (backfile, &own, paths[part]) == -1)
       goto error;
   }
-  if (sync_names (paths[0]) == -1) {
+  if (storefile_sync_name (paths[0]) == -1) {
     report_error ("cannot have the name of %s on stable storage: %m", paths[0]);
     goto error;
   }
