@@ -374,13 +374,13 @@ check_space (const struct check *check, const struct catalog_layer *layer)
 }
 
 /* A sector that was lost looks like one that was never written.  There may be
- * more than was counted, of copies that failed after all.
+ * more than was counted, of copies made since.
  */
 static void
 check_counts (struct check *check, const struct catalog_layer *layer,
               struct figures *figures)
 {
-  if (!figures->whole || !check->store.catalog.clean || layer->deleted
+  if (!figures->whole || layer->deleted
       || (figures->copied >= layer->chunks_copied
           && figures->free >= layer->chunks_free
           && figures->lost >= layer->chunks_unreadable))
@@ -389,7 +389,7 @@ check_counts (struct check *check, const struct catalog_layer *layer,
   check_found (check, PROBLEM, layer->number, layer->files[0],
                "a part of the index is missing: %" PRIu64 " copied, %" PRIu64
                " free and %" PRIu64 " unreadable chunks; %" PRIu64 ", %" PRIu64
-               " and %" PRIu64 " when the store was closed",
+               " and %" PRIu64 " when the store was last closed",
                figures->copied, figures->free, figures->lost,
                layer->chunks_copied, layer->chunks_free,
                layer->chunks_unreadable);

@@ -76,6 +76,7 @@ struct catalog_origin {
   int64_t mtime, mtime_ns;
   uint32_t first_crc, last_crc; /* CRC32C of its first and last MiB */
   uint64_t sectors_written;     /* of a device, since the machine's start */
+  uint64_t disk_sequence;       /* another one each time it is attached */
 };
 
 struct catalog {

@@ -82,6 +82,7 @@ static const struct number origin_numbers[] = {
   { "first-mib-crc", ORIGIN (first_crc), U32, 0, UINT32_MAX },
   { "last-mib-crc", ORIGIN (last_crc), U32, 0, UINT32_MAX },
   { "sectors-written", ORIGIN (sectors_written), U64, 0, INT64_MAX },
+  { "disk-sequence", ORIGIN (disk_sequence), U64, 0, INT64_MAX },
   {},
 };
 

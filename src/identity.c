@@ -74,19 +74,25 @@ device_identity (unsigned major, unsigned minor)
   return strdup ("");
 }
 
-/* How much was written to a device since it is there; 0: not known. */
-static uint64_t
-sectors_written (unsigned major, unsigned minor)
+/* How much was written to a device, and since it was attached for which time;
+ * what is not known stays 0.
+ */
+static void
+count_writes (unsigned major, unsigned minor, struct catalog_origin *figures)
 {
-  SCOPED_FREE char *line = read_line (major, minor, "stat");
-  uint64_t sectors;
+  SCOPED_FREE char *stat = read_line (major, minor, "stat");
+  SCOPED_FREE char *sequence = read_line (major, minor, "diskseq");
 
+  if (sequence == NULL) /* a partition has its disk's */
+    sequence = read_line (major, minor, "../diskseq");
+  if (sequence == NULL || stat == NULL)
+    return;
+  figures->disk_sequence = strtoull (sequence, NULL, 10);
   /* Requests, merges, sectors and time of reads, then the same of writes. */
-  return line != NULL
-                 && sscanf (line, "%*u %*u %*u %*u %*u %*u %" SCNu64, &sectors)
-                        == 1
-             ? sectors
-             : 0;
+  if (sscanf (stat, "%*u %*u %*u %*u %*u %*u %" SCNu64,
+              &figures->sectors_written)
+      != 1)
+    figures->sectors_written = 0;
 }
 
 static char *
@@ -158,8 +164,7 @@ identity_take (const struct origin *origin, bool whole,
     figures->identity = file_identity (&st);
   }
   else {
-    figures->sectors_written
-        = sectors_written (st.stx_rdev_major, st.stx_rdev_minor);
+    count_writes (st.stx_rdev_major, st.stx_rdev_minor, figures);
     figures->identity = device_identity (st.stx_rdev_major, st.stx_rdev_minor);
   }
   figures->path = strdup (origin_path (origin));
@@ -208,8 +213,8 @@ identity_compare (const struct catalog_origin *then,
   if (then->mtime != now->mtime || then->mtime_ns != now->mtime_ns)
     return say ("the origin was written while no server watched: its time of "
                 "change is not what it was");
-  /* A device that was away meanwhile counts from 0 again. */
-  if (!rebooted && now->sectors_written > then->sectors_written)
+  if (!rebooted && now->disk_sequence == then->disk_sequence
+      && now->sectors_written > then->sectors_written)
     return say ("the origin was written while no server watched: %" PRIu64
                 " sectors, by the kernel's count",
                 now->sectors_written - then->sectors_written);

@@ -162,8 +162,8 @@ load_index (struct snapshot *snapshot, char **why)
   return restore_lost (snapshot);
 }
 
-/* Whether the index has all the bits it had when it was closed; it may have
- * more, of copies that failed after all.  0, or -1 with *WHY.
+/* Whether the index has all the bits it had when it was last closed; it may
+ * have more by now.  0, or -1 with *WHY.
  */
 static int
 check_weights (const struct snapshot *snapshot, char **why)
@@ -290,9 +290,8 @@ load (const struct restore *restore, struct loading *loading)
     return;
   if (loading->why == NULL
       && (load_index (snapshot, &why) == -1
-          || (clean ? check_weights (snapshot, &why)
-                    : sync_files (snapshot, &why))
-                 == -1)) {
+          || check_weights (snapshot, &why) == -1
+          || (!clean && sync_files (snapshot, &why) == -1))) {
     snapshot_free (snapshot);
     if (why == NULL) {
       report_error ("snapshot %u: no memory for its index", record->number);

@@ -198,7 +198,7 @@ finds 1 "problem: snapshot 1: $one: the index of unreadable chunks has chunks be
 # What was never written is no damage to it, but was counted.
 make layer copied=1-3+100 free=4 unreadable=100
 poke $one 4096 "$(printf '0%.0s' {1..1024})"
-finds 1 "problem: snapshot 1: $one: a part of the index is missing: 1 copied, 1 free and 1 unreadable chunks; 4, 1 and 1 when the store was closed"
+finds 1 "problem: snapshot 1: $one: a part of the index is missing: 1 copied, 1 free and 1 unreadable chunks; 4, 1 and 1 when the store was last closed"
 next_start broken
 make layer copied=1-3
 "$MAKE_STORE" more layer copied=1-4
@@ -210,7 +210,7 @@ poke $one 4096 "$(printf '0%.0s' {1..1024})"
 finds 0 ''
 make unclean layer copied=1-3
 poke $one 4096 "$(printf '0%.0s' {1..1024})"
-finds 0 ''
+finds 1 "problem: snapshot 1: $one: a part of the index is missing: 0 copied, 0 free and 0 unreadable chunks; 3, 0 and 0 when the store was last closed"
 
 # --- the catalogue -------------------------------------------------------
 

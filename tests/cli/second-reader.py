@@ -72,7 +72,8 @@ LEVELS = ("async", "written", "stable")
 
 ORIGIN = {"path": ESCAPED, "identity": ESCAPED, "size": I63, "mtime": SIGNED,
           "mtime-ns": (0, 999999999), "first-mib-crc": (0, 2**32 - 1),
-          "last-mib-crc": (0, 2**32 - 1), "sectors-written": I63}
+          "last-mib-crc": (0, 2**32 - 1), "sectors-written": I63,
+          "disk-sequence": I63}
 BROKEN = {"reason": ESCAPED, "errno": (0, 2**31 - 1), "time": SIGNED}
 COUNTERS = {key: I63 for key in (
     "copied", "waits", "flush-errors", "reads-origin", "reads-memory",
@@ -320,7 +321,7 @@ def read_tables(directory, catalog, layer):
     tables[0] |= tables[2]
     counted = [layer["counters"]["chunks-" + what]
                for what in ("copied", "free", "unreadable")]
-    if catalog["clean"] and not layer["deleted"]:
+    if not layer["deleted"]:
         check(all(len(table) >= count
                   for table, count in zip(tables, counted)),
               "fewer chunks than there were")

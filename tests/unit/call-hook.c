@@ -27,6 +27,7 @@ off_t __real_lseek64 (int fd, off_t offset, int whence);
 int __real_fstat64 (int fd, struct stat *st);
 int __real_fcntl64 (int fd, int command, ...);
 int __real_unlink (const char *path);
+int __real_unlinkat (int directory, const char *path, int flags);
 int __real_openat64 (int directory, const char *path, int flags, ...);
 int __real_fsync (int fd);
 int __real_renameat (int from, const char *old, int to, const char *new);
@@ -42,7 +43,7 @@ int __real_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *mutex,
 int __real_pthread_cond_wait (pthread_cond_t *cond, pthread_mutex_t *mutex);
 
 static _Atomic call_hook hook;
-_Thread_local bool call_hook_off;
+_Thread_local volatile bool call_hook_off;
 struct call_watch call_watch = { .changed = PTHREAD_COND_INITIALIZER };
 
 void
@@ -226,6 +227,14 @@ __wrap_unlink (const char *path)
 }
 
 int
+__wrap_unlinkat (int directory, const char *path, int flags)
+{
+  return fails_simply (CALL_UNLINK, directory)
+             ? -1
+             : __real_unlinkat (directory, path, flags);
+}
+
+int
 __wrap_openat64 (int directory, const char *path, int flags, ...)
 {
   va_list args;
@@ -298,8 +307,10 @@ int
 __wrap_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *mutex,
                                const struct timespec *deadline)
 {
+  uint64_t count = 1;
+
   /* It returns its error. */
-  if (fails_simply (CALL_WAIT, -1))
+  if (fails (CALL_WAIT, -1, 0, &count))
     return errno;
   return __real_pthread_cond_timedwait (cond, mutex, deadline);
 }

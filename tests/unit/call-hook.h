@@ -22,12 +22,13 @@ enum call {
   CALL_LSEEK,
   CALL_FSTAT,
   CALL_FCNTL,
-  CALL_UNLINK,
+  CALL_UNLINK, /* also unlinkat */
   CALL_FSYNC,
   CALL_RENAME,
   CALL_RENAME2, /* with flags */
   CALL_MEMORY,  /* malloc, calloc, aligned_alloc, mmap; COUNT bytes */
-  CALL_WAIT,    /* pthread_cond_wait and timedwait, their lock is held */
+  CALL_WAIT,    /* pthread_cond_wait and timedwait, their lock is held; COUNT
+                   is 1 if there is a deadline */
 };
 
 struct call_event {
@@ -49,8 +50,10 @@ typedef struct call_verdict (*call_hook) (const struct call_event *event);
  */
 void call_hook_set (call_hook hook);
 
-/* On this thread, no hook is asked while this is true. */
-extern _Thread_local bool call_hook_off;
+/* On this thread, no hook is asked while this is true.  Volatile, since the
+ * compiler knows that malloc does not look at it.
+ */
+extern _Thread_local volatile bool call_hook_off;
 
 /* A condition variable that is watched, whatever the hook: does a thread
  * wait for it, and how often did one begin to?  Guarded by the mutex that it

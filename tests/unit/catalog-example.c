@@ -103,6 +103,8 @@ example_catalog (struct catalog *catalog)
     .mtime_ns = 999999999,
     .first_crc = 0xffffffff,
     .last_crc = 1,
+    .sectors_written = 11,
+    .disk_sequence = 12,
   };
   catalog->layers = older_layer ();
   catalog->layers->next = newer_layer ();
@@ -189,6 +191,8 @@ assert_same_catalog (const struct catalog *a, const struct catalog *b)
   assert_int_equal (a->origin.mtime_ns, b->origin.mtime_ns);
   assert_int_equal (a->origin.first_crc, b->origin.first_crc);
   assert_int_equal (a->origin.last_crc, b->origin.last_crc);
+  assert_int_equal (a->origin.sectors_written, b->origin.sectors_written);
+  assert_int_equal (a->origin.disk_sequence, b->origin.disk_sequence);
   for (; x != NULL && y != NULL; x = x->next, y = y->next)
     assert_same_layer (x, y);
   assert_ptr_equal (x, y);

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <string.h>
 #include <unistd.h>
 
 /* As many as a test has snapshots at a time. */
@@ -26,6 +27,7 @@ static struct {
   bool gone, misused;
   unsigned count;
   struct fake_write writes[FAKE_WRITES_MAX];
+  struct engine_request *hanging[FAKE_WRITES_MAX]; /* by index */
   struct engine engines[ENGINES_MAX];
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER,
            .submitted = PTHREAD_COND_INITIALIZER };
@@ -93,6 +95,8 @@ fake_submit (struct engine *engine, struct engine_request *request)
   if (request->result == FAKE_HANG && !fake.gone) {
     request->next = engine->hanging;
     engine->hanging = request;
+    if (index < FAKE_WRITES_MAX)
+      fake.hanging[index] = request;
   }
   else {
     if (request->result > 0)
@@ -155,6 +159,7 @@ fake_reset (fake_answer answer)
   SCOPED_LOCK (&fake.lock);
   fake.answer = answer;
   fake.count = 0;
+  memset (fake.hanging, 0, sizeof fake.hanging);
   fake.gone = fake.misused = false;
 }
 
@@ -163,6 +168,7 @@ fake_let_go (void)
 {
   SCOPED_LOCK (&fake.lock);
   fake.gone = true;
+  memset (fake.hanging, 0, sizeof fake.hanging);
   for (struct engine *engine = fake.engines;
        engine < fake.engines + ENGINES_MAX; engine++) {
     while (engine->hanging != NULL) {
@@ -175,6 +181,35 @@ fake_let_go (void)
     if (engine->exists)
       pthread_cond_signal (&engine->reapable);
   }
+}
+
+/* Take a request out of those that hang; returns the engine it was in. */
+static struct engine *
+take_hanging (const struct engine_request *request)
+{
+  for (struct engine *engine = fake.engines;; engine++) {
+    assert (engine < fake.engines + ENGINES_MAX);
+    for (struct engine_request **p = &engine->hanging; *p != NULL;
+         p = &(*p)->next)
+      if (*p == request) {
+        *p = request->next;
+        return engine;
+      }
+  }
+}
+
+void
+fake_end (unsigned index, int64_t result)
+{
+  SCOPED_LOCK (&fake.lock);
+  struct engine_request *request = fake.hanging[index];
+  assert (request != NULL);
+  struct engine *engine = take_hanging (request);
+  fake.hanging[index] = NULL;
+  request->result = result > 0 ? do_write (request, (uint64_t)result) : result;
+  request->next = engine->done;
+  engine->done = request;
+  pthread_cond_signal (&engine->reapable);
 }
 
 void

@@ -15,9 +15,9 @@ extern const struct engine_type engine_fake;
 /* One that cannot be made: EPERM. */
 extern const struct engine_type engine_refused;
 
-/* A write of LENGTH bytes, the INDEX-th (from 0) since fake_reset, asks how
- * it ends: with -errno, after so many bytes, or as below.  Called on the
- * flusher's thread.
+/* A write of LENGTH bytes (0: a sync), the INDEX-th (from 0) since
+ * fake_reset, asks how it ends: with -errno, after so many bytes, or as below.
+ * Called on the flusher's thread.
  */
 #define FAKE_WRITE INT64_MAX      /* all of it */
 #define FAKE_HANG (INT64_MAX - 1) /* not before fake_let_go; then all of it */
@@ -29,6 +29,9 @@ void fake_reset (fake_answer answer);
 
 /* Let what hangs go on, and everything after it. */
 void fake_let_go (void);
+
+/* Let the INDEX-th, which hangs, end like this, and no other. */
+void fake_end (unsigned index, int64_t result);
 
 /* Wait until COUNT writes were submitted since fake_reset. */
 void fake_wait (unsigned count);
@@ -45,7 +48,7 @@ struct fake_write {
   int fd;
   uint64_t offset;
   size_t length;
-  unsigned segments;
+  unsigned segments; /* 0: a sync */
 };
 unsigned fake_count (void);
 struct fake_write fake_write_at (unsigned index);

@@ -3,8 +3,11 @@
 #include "cmocka-all.h"
 #include "fixture.h"
 #include "call-hook.h"
+#include "closing.h"
 #include "nbdkit-stub.h"
+#include "restore.h"
 #include "scoped.h"
+#include "store.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -42,7 +45,7 @@ old_byte (uint64_t offset)
 }
 
 void
-fixture_open (struct fixture *fixture)
+fixture_make_origin (struct fixture *fixture)
 {
   if (fixture->size == 0)
     fixture->size = 1 << 20;
@@ -52,38 +55,124 @@ fixture_open (struct fixture *fixture)
     fixture->memory = 64 << 20;
   fixture->fd = unnamed_file (fixture->size, fixture->path);
   fixture->old = malloc (fixture->size);
-  for (uint64_t i = 0; i < fixture->size; i++)
-    fixture->old[i] = old_byte (i);
+  if (fixture->content != NULL)
+    memcpy (fixture->old, fixture->content, fixture->size);
+  else
+    for (uint64_t i = 0; i < fixture->size; i++)
+      fixture->old[i] = old_byte (i);
   assert_int_equal (pwrite (fixture->fd, fixture->old, fixture->size, 0),
                     fixture->size);
 
   messages_clear ();
   fixture->origin = origin_open (fixture->path);
   assert_non_null (fixture->origin);
+}
+
+void
+fixture_serve (struct fixture *fixture)
+{
   fixture->set = snapset_create (fixture->origin, fixture->engine, NULL,
                                  fixture->memory);
   assert_non_null (fixture->set);
+  if (fixture->in_store != NULL) {
+    fixture->store = store_open (fixture->in_store);
+    if (fixture->store == NULL)
+      messages_show ();
+    assert_non_null (fixture->store);
+    snapset_use_store (fixture->set, fixture->store);
+    assert_int_equal (restore_snapshots (fixture->set), 0);
+    assert_int_equal (store_start (fixture->store), 0);
+  }
   assert_int_equal (snapset_start (fixture->set), 0);
   if (fixture->options.chunk_size == 0)
     fixture->options.chunk_size = 4096;
   if (fixture->options.cow_timeout == 0)
     fixture->options.cow_timeout = 60;
   if (fixture->options.backing_store == NULL)
-    fixture->options.backing_store = test_directory ();
+    fixture->options.backing_store
+        = fixture->in_store != NULL ? fixture->in_store : test_directory ();
+}
+
+void
+fixture_open (struct fixture *fixture)
+{
+  fixture_make_origin (fixture);
+  fixture_serve (fixture);
+}
+
+static void
+end_cleanly (struct fixture *fixture)
+{
+  struct closing *closing = closing_create (fixture->set);
+
+  assert_non_null (closing);
+  server_runs ();
+  assert_int_equal (closing_start (closing), 0);
+  server_ends ();
+  assert_int_equal (closing_finish (closing, 60), 0);
+  closing_free (closing);
+}
+
+/* Marks are for the next server on this machine; there is none. */
+static void
+remove_marks (struct store *store)
+{
+  char path[64], uuid[37];
+
+  for (const struct catalog_layer *l = store_catalog (store)->layers; l != NULL;
+       l = l->next) {
+    uuid_unparse_lower (l->uuid, uuid);
+    snprintf (path, sizeof path, "/dev/shm/fssnap-%s", uuid);
+    unlink (path);
+  }
+}
+
+void
+fixture_end (struct fixture *fixture, bool clean)
+{
+  if (fixture->reclaim != NULL)
+    assert_int_equal (reclaim_stop (fixture->reclaim, 60), 0);
+  reclaim_free (fixture->reclaim);
+  fixture->reclaim = NULL;
+  call_watch.cond = NULL;
+  if (clean)
+    end_cleanly (fixture);
+  assert_int_equal (snapset_stop (fixture->set, 60), 0);
+  if (fixture->store != NULL)
+    assert_int_equal (store_stop (fixture->store, 60), 0);
+  snapset_free (fixture->set);
+  fixture->set = NULL;
+  store_close (fixture->store);
+  fixture->store = NULL;
+}
+
+void
+fixture_restart (struct fixture *fixture, bool clean)
+{
+  fixture_end (fixture, clean);
+  fixture_serve (fixture);
 }
 
 void
 fixture_close (struct fixture *fixture)
 {
-  if (fixture->reclaim != NULL)
-    assert_int_equal (reclaim_stop (fixture->reclaim, 60), 0);
-  reclaim_free (fixture->reclaim);
-  call_watch.cond = NULL;
-  assert_int_equal (snapset_stop (fixture->set, 60), 0);
-  snapset_free (fixture->set);
+  if (fixture->set != NULL) {
+    if (fixture->store != NULL)
+      remove_marks (fixture->store);
+    fixture_end (fixture, false);
+  }
   origin_close (fixture->origin);
   free (fixture->old);
   close (fixture->fd);
+}
+
+struct snapshot *
+fixture_find (struct fixture *fixture, unsigned number)
+{
+  char who[16];
+
+  snprintf (who, sizeof who, "%u", number);
+  return snapset_find (fixture->set, who);
 }
 
 struct snapshot *
@@ -228,17 +317,24 @@ pass (struct flush_job *job, int error)
 }
 
 void
+fixture_pass (struct snapshot *snapshot)
+{
+  struct mark mark = { .job = { .done = pass } };
+
+  sem_init (&mark.passed, 0, 0);
+  flusher_submit (snapshot->flusher, &mark.job);
+  sem_wait (&mark.passed);
+  sem_destroy (&mark.passed);
+}
+
+void
 fixture_drain (struct snapshot *snapshot)
 {
   bool ended;
 
   do {
-    struct mark mark = { .job = { .done = pass } };
     ended = atomic_load (&snapshot->pending) <= !atomic_load (&snapshot->gone);
-    sem_init (&mark.passed, 0, 0);
-    flusher_submit (snapshot->flusher, &mark.job);
-    sem_wait (&mark.passed);
-    sem_destroy (&mark.passed);
+    fixture_pass (snapshot);
   } while (!ended);
 }
 

@@ -2,7 +2,7 @@
 /* An origin with known content, a flusher and a chain, for one test.
  *
  * All its files have no names, so that nothing is left behind whatever
- * happens to the test.
+ * happens to the test; but for a store, which is in the scratch directory.
  */
 
 #ifndef FSSNAP_FIXTURE_H
@@ -23,12 +23,15 @@ struct fixture {
   uint64_t size;
   const struct engine_type *engine;
   uint64_t memory;
+  const char *in_store;   /* the store's directory; 0: it has none */
+  const uint8_t *content; /* what the origin holds at first; 0: old_byte */
 
   /* What it makes. */
   int fd;       /* the origin's file, past all that is tested */
   uint8_t *old; /* SIZE bytes: what the origin holds at first */
   char path[32];
   struct origin *origin;
+  struct store *store; /* or NULL */
   struct snapset *set;
   struct reclaim *reclaim;         /* NULL until fixture_reclaim */
   struct snapshot_options options; /* for fixture_freeze: 4 KiB chunks */
@@ -47,8 +50,22 @@ uint8_t old_byte (uint64_t offset);
 
 void fixture_open (struct fixture *fixture);
 
-/* Ends all threads and frees everything. */
+/* Ends all threads and frees everything.  A store is left as by kill -9. */
 void fixture_close (struct fixture *fixture);
+
+/* The two halves of fixture_open: the origin, and a server of it, with what
+ * is in the store; and the end of the server alone.  CLEAN: as by SIGTERM, but
+ * then nobody else may be at work.
+ */
+void fixture_make_origin (struct fixture *fixture);
+void fixture_serve (struct fixture *fixture);
+void fixture_end (struct fixture *fixture, bool clean);
+
+/* The end and, with the same origin, another server. */
+void fixture_restart (struct fixture *fixture, bool clean);
+
+/* The snapshot of that number, not deleted, or NULL. */
+struct snapshot *fixture_find (struct fixture *fixture, unsigned number);
 
 /* Start clearing away; one fixture at a time. */
 void fixture_reclaim (struct fixture *fixture);
@@ -71,6 +88,9 @@ void fixture_delete (struct fixture *fixture, struct snapshot *snapshot);
 /* Write COUNT bytes of VALUE through copy-on-write.  0, or -1 with errno. */
 int fixture_write (struct fixture *fixture, uint64_t offset, uint64_t count,
                    uint8_t value);
+
+/* Wait until SNAPSHOT's flusher has taken all that was queued before. */
+void fixture_pass (struct snapshot *snapshot);
 
 /* Wait until the flusher has done all that was queued for SNAPSHOT. */
 void fixture_drain (struct snapshot *snapshot);

@@ -2,12 +2,14 @@
 
 #include "cmocka-all.h"
 #include "nbdkit-stub.h"
+#include "call-hook.h"
 #include "scoped.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -60,6 +62,42 @@ nbdkit_debug (const char *format, ...)
   va_start (args, format);
   keep (&debugs, format, args);
   va_end (args);
+}
+
+static pthread_cond_t ending = PTHREAD_COND_INITIALIZER;
+static bool ends; /* under LOCK */
+
+_Thread_local bool watched_for_the_end;
+
+int
+nbdkit_nanosleep (unsigned seconds, unsigned nanoseconds)
+{
+  (void)seconds;
+  (void)nanoseconds;
+  watched_for_the_end = true;
+  call_hook_off = true;
+  pthread_mutex_lock (&lock);
+  while (!ends)
+    pthread_cond_wait (&ending, &lock);
+  pthread_mutex_unlock (&lock);
+  call_hook_off = false;
+  errno = ESHUTDOWN;
+  return -1;
+}
+
+void
+server_runs (void)
+{
+  SCOPED_LOCK (&lock);
+  ends = false;
+}
+
+void
+server_ends (void)
+{
+  SCOPED_LOCK (&lock);
+  ends = true;
+  pthread_cond_broadcast (&ending);
 }
 
 void

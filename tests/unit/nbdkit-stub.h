@@ -6,6 +6,7 @@
 #ifndef FSSNAP_NBDKIT_STUB_H
 #define FSSNAP_NBDKIT_STUB_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Forget what was said. */
@@ -29,6 +30,13 @@ void messages_show (void);
   assert_messages (__FILE__, __LINE__, 0, (const char *const[]){ NULL })
 void assert_messages (const char *file, int line, unsigned count,
                       const char *const *texts);
+
+/* nbdkit_nanosleep returns when the server ends, and not before. */
+void server_runs (void);
+void server_ends (void);
+
+/* This thread is one that called it: it ends the server. */
+extern _Thread_local bool watched_for_the_end;
 
 /* Extents as nbdkit keeps them: neighbours of one type are one. */
 #define STUB_EXTENTS_MAX 64

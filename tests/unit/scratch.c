@@ -4,7 +4,7 @@
 #include "fixture.h"
 
 #include <dirent.h>
-#include <fcntl.h>
+#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,9 +55,8 @@ scratch_path (const char *name)
   return path;
 }
 
-/* Go over the files, and REMOVE them or not. */
-static unsigned
-each_file (bool remove_them)
+unsigned
+scratch_files (void)
 {
   DIR *dir = directory[0] != '\0' ? opendir (directory) : NULL;
   const struct dirent *entry;
@@ -66,20 +65,20 @@ each_file (bool remove_them)
   if (dir == NULL)
     return 0;
   while ((entry = readdir (dir)) != NULL) {
-    if (entry->d_name[0] == '.')
-      continue;
-    n++;
-    if (remove_them)
-      unlinkat (dirfd (dir), entry->d_name, 0);
+    n += entry->d_name[0] != '.';
   }
   closedir (dir);
   return n;
 }
 
-unsigned
-scratch_files (void)
+static int
+remove_one (const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
-  return each_file (false);
+  (void)st;
+  (void)type;
+  (void)ftw;
+  remove (path);
+  return 0;
 }
 
 void
@@ -87,7 +86,6 @@ scratch_remove (void)
 {
   if (directory[0] == '\0')
     return;
-  each_file (true);
-  rmdir (directory);
+  nftw (directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
   directory[0] = '\0';
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A directory for a test that needs files with names.  It is removed, with
- * the files in it, by scratch_remove and, if that is not reached, when the
+ * all that is in it, by scratch_remove and, if that is not reached, when the
  * program ends, also by abort.
  */
 

@@ -241,6 +241,56 @@ wake_does_not_hide_what_is_done (void **state)
   assert_int_equal (request.result, 1);
 }
 
+static void
+sync_has_no_bytes (void **state)
+{
+  struct setting *setting = get (state);
+  struct engine_request request;
+
+  make_request (&request, setting->fd, 0, NULL, 0);
+  request.segments = 0;
+  setting->type->submit (setting->engine, &request);
+  reap (setting, 1);
+  assert_int_equal (request.result, 0);
+}
+
+static void
+sync_of_what_cannot_be_synced_is_its_errno (void **state)
+{
+  struct setting *setting = get (state);
+  struct engine_request request;
+  int ends[2];
+
+  assert_int_equal (pipe (ends), 0);
+  make_request (&request, ends[0], 0, NULL, 0);
+  request.segments = 0;
+  setting->type->submit (setting->engine, &request);
+  reap (setting, 1);
+  assert_int_equal (request.result, -EINVAL);
+  close (ends[0]);
+  close (ends[1]);
+}
+
+static void
+syncs_among_writes (void **state)
+{
+  struct setting *setting = get (state);
+  struct engine_request requests[DEPTH];
+  char buf[DEPTH];
+
+  for (unsigned i = 0; i < DEPTH; i++) {
+    make_request (&requests[i], setting->fd, i, "x", 1);
+    requests[i].segments = i % 2;
+    setting->type->submit (setting->engine, &requests[i]);
+  }
+  reap (setting, DEPTH);
+  for (unsigned i = 0; i < DEPTH; i++)
+    assert_int_equal (requests[i].result, i % 2);
+  assert_int_equal (pread (setting->fd, buf, DEPTH, 0), DEPTH);
+  for (unsigned i = 0; i < DEPTH; i++)
+    assert_int_equal (buf[i], i % 2 ? 'x' : '\0');
+}
+
 #define ON(setting, name)                                                      \
   {                                                                            \
 #name "_" #setting, name, setup, teardown, &setting                        \
@@ -257,6 +307,9 @@ main (void)
     TEST (bad_descriptor_is_its_errno),
     TEST (read_only_descriptor_is_its_errno),
     TEST (full_device_is_enospc),
+    TEST (sync_has_no_bytes),
+    TEST (sync_of_what_cannot_be_synced_is_its_errno),
+    TEST (syncs_among_writes),
     TEST (wake_before_reap_is_not_lost),
     TEST (wake_ends_a_reap),
     TEST (several_wakes_end_at_least_one_reap),

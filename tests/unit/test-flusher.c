@@ -628,6 +628,196 @@ refused_engine_without_fallback_is_an_error (void **state)
   flusher_free (flusher);
 }
 
+/* --- syncs --------------------------------------------------------------- */
+
+static void
+make_sync (struct job *job)
+{
+  make_jobs (job, 1);
+  job->job = (struct flush_job){
+    .fd = here.fd,
+    .sync = true,
+    .cancelled = &here.cancelled,
+    .done = done,
+  };
+}
+
+static void
+sync_is_a_request_of_its_own (void **state)
+{
+  static struct job jobs[3];
+
+  (void)state;
+  make_jobs (jobs, 3);
+  make_sync (&jobs[1]);
+  jobs[0].job.next = &jobs[1].job;
+  jobs[1].job.next = &jobs[2].job;
+  jobs[1].job.offset = PIECE; /* between the two */
+  run_batch (jobs, 3);
+  for (unsigned i = 0; i < 3; i++) {
+    assert_int_equal (jobs[i].error, 0);
+    assert_int_equal (jobs[i].times, 1);
+  }
+  assert_int_equal (fake_count (), 3);
+  unsigned syncs = 0;
+  for (unsigned i = 0; i < 3; i++) {
+    syncs += fake_write_at (i).segments == 0;
+    assert_int_equal (fake_write_at (i).fd, here.fd);
+  }
+  assert_int_equal (syncs, 1);
+}
+
+static int64_t
+full (const struct engine_request *request, size_t length, unsigned index)
+{
+  (void)request;
+  (void)length;
+  (void)index;
+  return -ENOSPC;
+}
+
+static void
+failed_sync_has_its_errno_and_is_not_repeated (void **state)
+{
+  static struct job job;
+
+  (void)state;
+  fake_reset (full);
+  make_sync (&job);
+  run_batch (&job, 1);
+  assert_int_equal (job.error, ENOSPC);
+  assert_int_equal (job.times, 1);
+  assert_int_equal (fake_count (), 1);
+}
+
+static int64_t
+interrupted_often (const struct engine_request *request, size_t length,
+                   unsigned index)
+{
+  (void)request;
+  (void)length;
+  return index < 3 ? -EINTR : FAKE_WRITE;
+}
+
+static void
+interrupted_sync_is_repeated (void **state)
+{
+  static struct job job;
+
+  (void)state;
+  fake_reset (interrupted_often);
+  make_sync (&job);
+  run_batch (&job, 1);
+  assert_int_equal (job.error, 0);
+  assert_int_equal (job.times, 1);
+  assert_int_equal (fake_count (), 4);
+}
+
+static void
+sync_that_is_always_to_come_again_is_eio (void **state)
+{
+  static struct job job;
+
+  (void)state;
+  fake_reset (always_again);
+  make_sync (&job);
+  run_batch (&job, 1);
+  assert_int_equal (job.error, EIO);
+  assert_int_equal (job.times, 1);
+}
+
+static void
+cancelled_sync_is_not_begun (void **state)
+{
+  static struct job job;
+
+  (void)state;
+  atomic_store (&here.cancelled, true);
+  make_sync (&job);
+  run_batch (&job, 1);
+  assert_int_equal (job.error, ECANCELED);
+  assert_int_equal (fake_count (), 0);
+}
+
+static void
+hanging_sync_holds_up_no_write_and_ends_a_stop (void **state)
+{
+  static struct job sync, job;
+
+  (void)state;
+  fake_reset (all_hang);
+  make_sync (&sync);
+  make_jobs (&job, 1);
+  assert_int_equal (flusher_start (here.flusher), 0);
+  flusher_submit (here.flusher, &sync.job);
+  fake_wait (1);
+  flusher_submit (here.flusher, &job.job);
+  fake_wait (2);
+  fake_end (1, FAKE_WRITE);
+  wait_for (&job, 1);
+  assert_written (&job);
+  assert_int_equal (sync.times, 0);
+  assert_int_equal (flusher_stop (here.flusher, 0), -1);
+  fake_end (0, FAKE_WRITE);
+  wait_for (&sync, 1);
+  assert_int_equal (sync.error, 0);
+}
+
+/* A job that queues a sync, and that one a write: as commit.c does. */
+static struct {
+  struct job first, sync, last;
+} relay;
+
+static void
+relay_on (struct flush_job *flush_job, int error)
+{
+  struct job *next = flush_job == &relay.first.job ? &relay.sync : &relay.last;
+
+  flusher_submit (here.flusher, &next->job);
+  done (flush_job, error);
+}
+
+static void
+jobs_may_queue_others_when_they_end (void **state)
+{
+  (void)state;
+  make_jobs (&relay.first, 1);
+  make_sync (&relay.sync);
+  make_jobs (&relay.last, 1);
+  relay.first.job.done = relay.sync.job.done = relay_on;
+  run_batch (&relay.first, 1);
+  wait_for (&relay.sync, 1);
+  wait_for (&relay.last, 1);
+  assert_true (relay.first.turn < relay.last.turn);
+  assert_written (&relay.last);
+  assert_int_equal (fake_count (), 3);
+  assert_int_equal (fake_write_at (1).segments, 0);
+}
+
+/* What is queued by a job that ends because of a stop ends too. */
+static void
+jobs_queued_while_it_stops_are_cancelled (void **state)
+{
+  (void)state;
+  fake_reset (all_hang);
+  make_jobs (&relay.first, 1);
+  make_sync (&relay.sync);
+  make_jobs (&relay.last, 1);
+  relay.first.job.done = relay.sync.job.done = relay_on;
+  flusher_submit (here.flusher, &relay.first.job);
+  assert_int_equal (flusher_start (here.flusher), 0);
+  fake_wait (1);
+  assert_int_equal (flusher_stop (here.flusher, 0), -1);
+  fake_end (0, FAKE_WRITE);
+  wait_for (&relay.first, 1);
+  wait_for (&relay.sync, 1);
+  wait_for (&relay.last, 1);
+  assert_int_equal (relay.first.error, 0);
+  assert_int_equal (relay.sync.error, ECANCELED);
+  assert_int_equal (relay.last.error, ECANCELED);
+  assert_int_equal (fake_count (), 1);
+}
+
 #define SUBMITTERS 4
 #define EACH 400
 
@@ -698,6 +888,14 @@ main (void)
     TEST (second_stop_touches_no_engine_that_has_ended),
     TEST (fallback_is_used_when_the_engine_is_refused),
     TEST (refused_engine_without_fallback_is_an_error),
+    TEST (sync_is_a_request_of_its_own),
+    TEST (failed_sync_has_its_errno_and_is_not_repeated),
+    TEST (interrupted_sync_is_repeated),
+    TEST (sync_that_is_always_to_come_again_is_eio),
+    TEST (cancelled_sync_is_not_begun),
+    TEST (hanging_sync_holds_up_no_write_and_ends_a_stop),
+    TEST (jobs_may_queue_others_when_they_end),
+    TEST (jobs_queued_while_it_stops_are_cancelled),
     TEST (many_threads_submit),
   };
 

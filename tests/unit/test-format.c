@@ -427,6 +427,35 @@ tables_follow_each_other_and_the_data_them (void **state)
     }
 }
 
+static void
+span_is_the_most_that_fits (void **state)
+{
+  static const uint64_t sizes[] = { 16384,
+                                    278527,
+                                    278528,
+                                    500000,
+                                    UINT64_C (1) << 30,
+                                    (UINT64_C (1) << 40) + 1,
+                                    INT64_MAX };
+
+  (void)state;
+  for (uint64_t chunk_size = 512; chunk_size <= MIB; chunk_size *= 2)
+    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+      const uint64_t span = format_span (chunk_size, MIB, sizes[i]);
+      assert_int_equal (span % GROUP (chunk_size), 0);
+      if (span > 0)
+        assert_true (format_layout (chunk_size, span).file_size <= sizes[i]);
+      assert_true (
+          format_layout (chunk_size, span + GROUP (chunk_size)).file_size
+          > sizes[i]);
+    }
+  assert_int_equal (format_span (4096, MIB, 278527), 0);
+  assert_int_equal (format_span (4096, MIB, 278528), GROUP (4096));
+  assert_int_equal (format_span (4096, MIB, 0), MIB);
+  assert_int_equal (format_span (4096, MIB + 1, 0), MIB + GROUP (4096));
+  assert_int_equal (format_span (4096, 0, 0), GROUP (4096));
+}
+
 static const struct format_unit unit = {
   .layer = { 9, 8, 7, 6, 5, 4, 3, 2, 1 },
   .part = 255,
@@ -582,6 +611,7 @@ main (void)
     cmocka_unit_test (file_too_large_is_refused),
     cmocka_unit_test (layout_of_some_sizes),
     cmocka_unit_test (tables_follow_each_other_and_the_data_them),
+    cmocka_unit_test (span_is_the_most_that_fits),
     cmocka_unit_test (unit_comes_back),
     cmocka_unit_test (unit_fields_are_where_the_document_says),
     cmocka_unit_test (unit_never_written_is_told_apart),
