@@ -27,11 +27,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define NODES_MAX 64
+#define NODES_MAX 4096
 #define HELD_MAX 64
 #define AWAIT_SECONDS 20
 
-enum command_code { COMMAND_SET, COMMAND_RELEASE, COMMAND_AWAIT, COMMAND_SEEN };
+enum command_code {
+  COMMAND_SET,
+  COMMAND_REFUSE_EXCHANGE,
+  COMMAND_RELEASE,
+  COMMAND_AWAIT,
+  COMMAND_SEEN
+};
 
 struct command {
   enum command_code code;
@@ -48,18 +54,18 @@ struct faultfs {
 
 /* From here on: the child's own. */
 
-/* A file.  Its inode number is its index here + 2.  Never used again, so
- * that what is open works on after an unlink.
- */
+/* A file.  Its inode number is its index here + 2, and never used again. */
 struct node {
   char name[64]; /* "" once unlinked */
-  int fd;        /* of a file in memory */
+  int fd;        /* of a file in memory; -1: nobody can open it any more */
+  unsigned opens;
 };
 
 /* A call that the kernel waits for. */
 struct held {
   fuse_req_t req;
   enum faultfs_call call;
+  const char *name;
   int fd;
   off_t offset;
   size_t size;
@@ -69,10 +75,11 @@ struct held {
 static struct {
   struct node nodes[NODES_MAX];
   unsigned node_count;
-  struct faultfs_rule rules[2];
-  unsigned seen[2];
+  struct faultfs_rule rules[FAULTFS_CALLS];
+  unsigned seen[FAULTFS_CALLS];
   struct held held[HELD_MAX];
   unsigned held_count;
+  bool no_exchange;
   unsigned awaited; /* the test waits for so many held; 0: it does not */
   int control;
 } fs;
@@ -90,6 +97,16 @@ find (const char *name)
     if (fs.nodes[i].name[0] != '\0' && strcmp (fs.nodes[i].name, name) == 0)
       return &fs.nodes[i];
   return NULL;
+}
+
+/* It may be the last thing that keeps the file in memory that has gone. */
+static void
+free_unused (struct node *node)
+{
+  if (node->name[0] != '\0' || node->opens > 0 || node->fd == -1)
+    return;
+  close (node->fd);
+  node->fd = -1;
 }
 
 static void
@@ -192,6 +209,7 @@ fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     return;
   }
   snprintf (node->name, sizeof node->name, "%s", name);
+  node->opens = 1;
   fs.node_count++;
   open_as (fi);
   const struct fuse_entry_param entry = entry_of (node);
@@ -201,9 +219,18 @@ fs_create (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 static void
 fs_open (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-  (void)ino;
+  node_of (ino)->opens++;
   open_as (fi);
   fuse_reply_open (req, fi);
+}
+
+static void
+fs_release (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+  (void)fi;
+  node_of (ino)->opens--;
+  free_unused (node_of (ino));
+  fuse_reply_err (req, 0);
 }
 
 static void
@@ -212,19 +239,66 @@ fs_unlink (fuse_req_t req, fuse_ino_t parent, const char *name)
   struct node *node = find (name);
 
   (void)parent;
-  if (node != NULL)
+  if (node != NULL) {
     node->name[0] = '\0';
+    free_unused (node);
+  }
   fuse_reply_err (req, node != NULL ? 0 : ENOENT);
 }
 
 static void
-fs_fsync (fuse_req_t req, fuse_ino_t ino, int datasync,
-          struct fuse_file_info *fi)
+fs_rename (fuse_req_t req, fuse_ino_t parent, const char *name,
+           fuse_ino_t new_parent, const char *new_name, unsigned flags)
 {
-  (void)ino;
-  (void)datasync;
-  (void)fi;
+  struct node *node = find (name), *other = find (new_name);
+
+  (void)parent;
+  (void)new_parent;
+  if (fs.no_exchange && (flags & RENAME_EXCHANGE)) {
+    fuse_reply_err (req, EINVAL);
+    return;
+  }
+  if (node == NULL || ((flags & RENAME_EXCHANGE) && other == NULL)) {
+    fuse_reply_err (req, ENOENT);
+    return;
+  }
+  if (other != NULL && (flags & RENAME_NOREPLACE)) {
+    fuse_reply_err (req, EEXIST);
+    return;
+  }
+  if (other != NULL) {
+    snprintf (other->name, sizeof other->name, "%s",
+              flags & RENAME_EXCHANGE ? name : "");
+    free_unused (other);
+  }
+  snprintf (node->name, sizeof node->name, "%s", new_name);
   fuse_reply_err (req, 0);
+}
+
+static void
+fs_readdir (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+            struct fuse_file_info *fi)
+{
+  char buf[4096];
+  size_t used = 0;
+
+  (void)ino;
+  (void)fi;
+  if (size > sizeof buf)
+    size = sizeof buf;
+  for (unsigned i = (unsigned)offset; i < fs.node_count; i++) {
+    struct stat st;
+
+    if (fs.nodes[i].name[0] == '\0')
+      continue;
+    attributes (i + 2, &st);
+    const size_t n = fuse_add_direntry (req, buf + used, size - used,
+                                        fs.nodes[i].name, &st, (off_t)i + 1);
+    if (n > size - used)
+      break;
+    used += n;
+  }
+  fuse_reply_buf (req, buf, used);
 }
 
 static void
@@ -251,6 +325,10 @@ fs_lseek (fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
 static void
 answer (const struct held *h)
 {
+  if (h->call == FAULTFS_SYNC) {
+    fuse_reply_err (h->req, 0);
+    return;
+  }
   char *buf = h->call == FAULTFS_READ ? malloc (h->size) : h->data;
   const ssize_t r = buf == NULL ? -1
                     : h->call == FAULTFS_READ
@@ -275,7 +353,8 @@ fault_of (const struct held *h)
 
   fs.seen[h->call]++;
   if (rule->fault == FAULTFS_PASS
-      || (rule->length > 0
+      || strncmp (h->name, rule->file, strlen (rule->file)) != 0
+      || (rule->length > 0 && h->call != FAULTFS_SYNC
           && (start >= rule->offset + rule->length
               || start + h->size <= rule->offset)))
     return FAULTFS_PASS;
@@ -341,6 +420,7 @@ fs_read (fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 {
   struct held h = { .req = req,
                     .call = FAULTFS_READ,
+                    .name = node_of (ino)->name,
                     .fd = node_of (ino)->fd,
                     .offset = offset,
                     .size = size };
@@ -355,6 +435,7 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size,
 {
   struct held h = { .req = req,
                     .call = FAULTFS_WRITE,
+                    .name = node_of (ino)->name,
                     .fd = node_of (ino)->fd,
                     .offset = offset,
                     .size = size,
@@ -367,6 +448,30 @@ fs_write (fuse_req_t req, fuse_ino_t ino, const char *data, size_t size,
   serve (&h);
 }
 
+static void
+fs_fsync (fuse_req_t req, fuse_ino_t ino, int datasync,
+          struct fuse_file_info *fi)
+{
+  struct held h
+      = { .req = req, .call = FAULTFS_SYNC, .name = node_of (ino)->name };
+
+  (void)datasync;
+  (void)fi;
+  serve (&h);
+}
+
+static void
+fs_fsyncdir (fuse_req_t req, fuse_ino_t ino, int datasync,
+             struct fuse_file_info *fi)
+{
+  struct held h = { .req = req, .call = FAULTFS_SYNC, .name = "." };
+
+  (void)ino;
+  (void)datasync;
+  (void)fi;
+  serve (&h);
+}
+
 static const struct fuse_lowlevel_ops operations = {
   .init = fs_init,
   .lookup = fs_lookup,
@@ -374,10 +479,14 @@ static const struct fuse_lowlevel_ops operations = {
   .setattr = fs_setattr,
   .create = fs_create,
   .open = fs_open,
+  .release = fs_release,
   .read = fs_read,
   .write = fs_write,
   .unlink = fs_unlink,
+  .rename = fs_rename,
+  .readdir = fs_readdir,
   .fsync = fs_fsync,
+  .fsyncdir = fs_fsyncdir,
   .fallocate = fs_fallocate,
   .lseek = fs_lseek,
 };
@@ -394,9 +503,12 @@ obey (void)
   case COMMAND_SET:
     fs.rules[command.call] = command.rule;
     break;
+  case COMMAND_REFUSE_EXCHANGE:
+    fs.no_exchange = true;
+    break;
   case COMMAND_RELEASE:
-    fs.rules[FAULTFS_READ].fault = FAULTFS_PASS;
-    fs.rules[FAULTFS_WRITE].fault = FAULTFS_PASS;
+    for (unsigned i = 0; i < FAULTFS_CALLS; i++)
+      fs.rules[i].fault = FAULTFS_PASS;
     for (unsigned i = 0; i < fs.held_count; i++)
       answer (&fs.held[i]);
     fs.held_count = 0;
@@ -541,6 +653,12 @@ faultfs_set (struct faultfs *faultfs, enum faultfs_call call,
 {
   must (faultfs, &(const struct command){
                      .code = COMMAND_SET, .call = call, .rule = rule });
+}
+
+void
+faultfs_refuse_exchange (struct faultfs *faultfs)
+{
+  must (faultfs, &(const struct command){ .code = COMMAND_REFUSE_EXCHANGE });
 }
 
 void

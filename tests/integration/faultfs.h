@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A file system, over FUSE, whose reads and writes fail, stop short, take
- * long or hang on command: a backing store or origin in trouble.
+/* A file system, over FUSE, whose reads, writes and syncs fail, stop short,
+ * take long or hang on command: a backing store or origin in trouble.
  *
  * It keeps its files in memory, and runs in a child process, so that a test
  * can hang it, stop it and talk to it.  Reads and writes bypass the page
@@ -16,7 +16,9 @@
 
 struct faultfs;
 
-enum faultfs_call { FAULTFS_READ, FAULTFS_WRITE };
+/* SYNC: of a file, or of the directory. */
+enum faultfs_call { FAULTFS_READ, FAULTFS_WRITE, FAULTFS_SYNC };
+#define FAULTFS_CALLS 3
 
 enum faultfs_fault {
   FAULTFS_PASS,  /* none */
@@ -27,10 +29,13 @@ enum faultfs_fault {
 };
 
 /* What happens to calls that touch LENGTH bytes from OFFSET of a file on (0:
- * all calls): SKIP of them pass, TIMES (0: all) that follow go wrong.
+ * all calls), if its name begins with FILE: SKIP of them pass, TIMES (0: all)
+ * that follow go wrong.  A sync touches all of the file; the directory's name
+ * is ".".
  */
 struct faultfs_rule {
   enum faultfs_fault fault;
+  char file[16];
   int error;
   unsigned amount;
   unsigned skip, times;
@@ -48,6 +53,9 @@ void faultfs_unmount (struct faultfs *fs);
 /* Replace the rule for a call.  What is held stays held. */
 void faultfs_set (struct faultfs *fs, enum faultfs_call call,
                   struct faultfs_rule rule);
+
+/* It cannot exchange two files from now on, as many cannot. */
+void faultfs_refuse_exchange (struct faultfs *fs);
 
 /* Answer all that is held, as if nothing had been, and hold no more. */
 void faultfs_release (struct faultfs *fs);
