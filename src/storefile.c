@@ -139,7 +139,8 @@ storefile_sync_name (const char *path)
   const int err = errno;
   close (fd);
   errno = err;
-  return r;
+  /* Some file systems have nothing to sync there. */
+  return r == -1 && err != EINVAL ? -1 : 0;
 }
 
 /* Make one part.  0, or -1 after logging. */
