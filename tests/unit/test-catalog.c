@@ -324,6 +324,8 @@ first_line_is_written_in_one_way (void **state)
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     snprintf (line, sizeof line, lines[i], format_crc (0, json, n), n);
 #pragma GCC diagnostic pop
+    if (strncmp (line, text, strlen (line)) == 0)
+      continue; /* a checksum without letters is the same in capitals */
     SCOPED_FREE char *wrong = NULL;
     const int r = asprintf (&wrong, "%s%s", line, json);
     assert_refused (wrong, (size_t)r, "is ");

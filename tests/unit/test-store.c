@@ -396,7 +396,6 @@ beginning_fails_at_each_call (void **state)
   add (1, false);
   assert_int_equal (store_end (here.store, &origin), 0);
   close_store ();
-  SCOPED_FREE char *before = all_of_it ();
   bad_error = EIO;
   for (bad_call = 1;; bad_call++) {
     open_store ();
