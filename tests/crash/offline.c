@@ -21,7 +21,7 @@ offline_forget (void)
 }
 
 /* A crash loses what durability=async had in memory.  Else, all is whole; but
- * a store whose first server was killed may lack something yet.
+ * a store whose first server was killed at its start may have nothing yet.
  */
 static void
 check_findings (const json_t *findings, bool killed)
@@ -35,11 +35,12 @@ check_findings (const json_t *findings, bool killed)
     const char *message = ask_text (finding, "message");
     const char *file = ask_text (finding, "file");
 
-    if (strcmp (severity, "problem") == 0
-        && !(killed && strstr (message, "durability=async") != NULL))
-      wrong ("fssnap check: %s %s", file, message);
-    if (strcmp (severity, "warning") == 0
-        && !(killed && strstr (message, "is missing") != NULL))
+    const bool own
+        = strncmp (file, "catalog", 7) == 0 || strcmp (file, "lock") == 0;
+
+    if (strcmp (severity, "note") != 0
+        && !(killed && strstr (message, "durability=async") != NULL)
+        && !(killed && own && strstr (message, "is missing") != NULL))
       wrong ("fssnap check: %s %s", file, message);
   }
 }
@@ -126,7 +127,10 @@ offline_compare (const json_t *list)
 
   json_array_foreach (said, i, what)
   {
-    if (!json_is_true (json_object_get (what, "deleted")))
+    /* The server may have taken a snapshot of the same number at start. */
+    const bool unsure = strcmp (ask_text (what, "next-start"), "deleted") == 0
+                        && ask_text (what, "name") == NULL;
+    if (!unsure && !json_is_true (json_object_get (what, "deleted")))
       compare (what, find (list, what));
   }
 }

@@ -295,6 +295,31 @@ delete_snapshot (struct thread *thread)
 
 /* --- all of them ---------------------------------------------------------- */
 
+/* Of snapshots: now one is taken, now one is deleted. */
+static void
+change_snapshots (struct thread *thread)
+{
+  pthread_mutex_lock (&load.lock);
+  const unsigned live = load.live_count;
+  pthread_mutex_unlock (&load.lock);
+
+  /* The others may be about to add one, too. */
+  if (live < SNAPSHOTS_MAX - THREADS
+      && random_below (&thread->random, 8) >= live)
+    take_snapshot (thread);
+  else
+    delete_snapshot (thread);
+}
+
+static void
+end_server (void)
+{
+  pthread_rwlock_wrlock (&load.connecting);
+  load.stopping = true;
+  kill (server.pid, SIGTERM);
+  pthread_rwlock_unlock (&load.connecting);
+}
+
 static void *
 run_thread (void *arg)
 {
@@ -302,23 +327,15 @@ run_thread (void *arg)
   unsigned request;
 
   while (!load.dead && (request = load.begun++) < load.requests) {
-    const uint64_t choice = random_below (&thread->random, 100);
-    const unsigned live = load.live_count;
+    /* First what was not answered. */
+    const uint64_t choice
+        = request < THREADS ? 100 : random_below (&thread->random, 100);
 
-    if (request + 1 == load.stop_at) {
-      pthread_rwlock_wrlock (&load.connecting);
-      load.stopping = true;
-      kill (server.pid, SIGTERM);
-      pthread_rwlock_unlock (&load.connecting);
-    }
-    if (choice < 12 && !load.stopping && request >= THREADS) {
-      if (live < SNAPSHOTS_MAX - THREADS
-          && random_below (&thread->random, 8) >= live)
-        take_snapshot (thread);
-      else
-        delete_snapshot (thread);
-    }
-    else if (choice < 20 && request >= THREADS)
+    if (request + 1 == load.stop_at)
+      end_server ();
+    if (choice < 12 && !load.stopping)
+      change_snapshots (thread);
+    else if (choice < 20)
       flush_origin (thread);
     else
       change_origin (thread);

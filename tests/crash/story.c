@@ -3,12 +3,16 @@
 #include "story.h"
 #include "load.h"
 
+#include <poll.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define STORY_MAX 8192
 
@@ -54,6 +58,22 @@ story_add (const char *format, ...)
     fclose (log);
 }
 
+/* How the server ended, if it did: that may be the reason. */
+static void
+say_end (void)
+{
+  const int fd = (int)syscall (SYS_pidfd_open, server.pid, 0);
+  struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+  siginfo_t end = { 0 };
+
+  if (poll (&pollfd, 1, 1000) == 1
+      && waitid (P_PID, (id_t)server.pid, &end, WEXITED | WNOWAIT) == 0)
+    printf ("The server has ended: %s %d\n",
+            end.si_code == CLD_EXITED ? "exit status" : "signal",
+            end.si_status);
+  close (fd);
+}
+
 void
 wrong (const char *format, ...)
 {
@@ -66,6 +86,8 @@ wrong (const char *format, ...)
   va_start (args, format);
   vsnprintf (why, sizeof why, format, args);
   va_end (args);
+  if (server.pid > 0)
+    say_end ();
   if (keep != NULL) {
     if (server.pid > 0)
       kill (server.pid, SIGSTOP);

@@ -258,18 +258,12 @@ set_file_time (const char *path, struct timespec mtime)
 
 /* --- other users --------------------------------------------------------- */
 
-void
-become_root (void)
-{
-  if (setresuid (0, 0, 0) == -1)
-    abort ();
-}
-
-/* The plugin was WHAT. */
+/* Be root again, when the plugin was WHAT. */
 static void
 release_user (void *what)
 {
-  become_root ();
+  if (setresuid (0, 0, 0) == -1)
+    abort ();
   setenv ("FSSNAP_PLUGIN", what, 1);
   free (what);
 }

@@ -42,11 +42,10 @@ void set_file_time (const char *path, struct timespec mtime);
 
 /* --- other users --------------------------------------------------------- */
 
-/* Become a user who may do nothing, until become_root; what is started
- * meanwhile stays one.  Skips the test where that cannot be had.  Prepares
- * the fixture's directory for that user.
+/* Become a user who may do nothing, until the test ends, with all that is
+ * started meanwhile.  Skips the test where that cannot be had.  Prepares the
+ * fixture's directory for that user.
  */
 void become_nobody (struct fixture *f);
-void become_root (void);
 
 #endif

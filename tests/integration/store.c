@@ -211,6 +211,20 @@ edit_catalog (struct fixture *f,
   close (fd);
 }
 
+static void
+set_boot (struct catalog *catalog, void *arg)
+{
+  (void)arg;
+  snprintf (catalog->boot, sizeof catalog->boot,
+            "00000000-1111-2222-3333-444444444444");
+}
+
+void
+lose_power (struct fixture *f)
+{
+  edit_catalog (f, set_boot, NULL);
+}
+
 struct catalog_layer *
 layer_of (struct fixture *f, const struct catalog *catalog, int number)
 {

@@ -122,6 +122,9 @@ void edit_catalog (struct fixture *f,
                    void (*edit) (struct catalog *catalog, void *arg),
                    void *arg);
 
+/* As if the machine had gone down since a server used it. */
+void lose_power (struct fixture *f);
+
 /* The layer of a snapshot that is listed. */
 struct catalog_layer *layer_of (struct fixture *f,
                                 const struct catalog *catalog, int number);

@@ -13,12 +13,12 @@
 #include <unistd.h>
 
 /* SPOIL 2's file.  That is found, changes nothing, and is over once the good
- * one is back.  The server ends once well, and once as LATER.
+ * one is back.
  */
 static void
-damage_is_found_after (struct fixture *f, enum ending later,
-                       void (*spoil) (struct gallery *g, const char *path),
-                       const char *why)
+damage_is_found (struct fixture *f,
+                 void (*spoil) (struct gallery *g, const char *path),
+                 const char *why)
 {
   struct gallery g = make_gallery (f);
 
@@ -27,7 +27,7 @@ damage_is_found_after (struct fixture *f, enum ending later,
   for (unsigned i = 0; i < 2; i++) {
     open_store (&g.w);
     second_is_refused (&g, why);
-    end (&g.w, i == 0 ? STOPPED : later);
+    end (&g.w, i == 0 ? STOPPED : KILLED);
     unchanged (before, false);
   }
   open_store (&g.w);
@@ -42,14 +42,6 @@ damage_is_found_after (struct fixture *f, enum ending later,
   all_are_exact (&g);
   overwrite_anywhere (&g.w);
   all_are_exact (&g);
-}
-
-static void
-damage_is_found (struct fixture *f,
-                 void (*spoil) (struct gallery *g, const char *path),
-                 const char *why)
-{
-  damage_is_found_after (f, KILLED, spoil, why);
 }
 
 /* --- the kinds ----------------------------------------------------------- */
@@ -156,8 +148,8 @@ index_of_another_snapshot (void **state)
 }
 
 /* A sector that reads as zeros, as if nothing had ever been written: how many
- * chunks there must be is in the catalogue of a store that was closed.  When
- * its server was killed it is not known, so that this cannot be found.
+ * chunks there must be at least is in the catalogue since the store was closed
+ * last.  Of what was copied later, until a kill, nobody knows.
  */
 static void
 lose_index (struct gallery *g, const char *path)
@@ -174,7 +166,20 @@ lose_index (struct gallery *g, const char *path)
 static void
 lost_index (void **state)
 {
-  damage_is_found_after (*state, STOPPED, lose_index, "index");
+  damage_is_found (*state, lose_index, "index");
+}
+
+static void
+index_lost_in_a_kill (void **state)
+{
+  struct gallery g = make_gallery (*state);
+
+  open_store (&g.w);
+  overwrite_anywhere (&g.w);
+  end (&g.w, KILLED);
+  lose_index (&g, g.file[2]);
+  open_store (&g.w);
+  second_is_refused (&g, "index");
 }
 
 static void
@@ -412,6 +417,7 @@ main (void)
     fixture_test (damaged_table_of_free_chunks),
     fixture_test (index_of_another_snapshot),
     fixture_test (lost_index),
+    fixture_test (index_lost_in_a_kill),
     fixture_test (truncated_data),
     fixture_test (truncated_index),
     fixture_test (truncated_header),

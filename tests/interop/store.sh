@@ -54,7 +54,9 @@ is_kept () {
 }
 
 # names [OPTION...]: of what fssnap list has, oldest first.
-names () { fssnap list "$@" | awk 'NR > 1 && $1 ~ /^[0-9]/ { print $2 }' | xargs; }
+names () {
+  fssnap list "$@" | awk 'NR > 1 && $1 ~ /^[0-9]/ { print $2 }' | xargs
+}
 
 # whole NAME...: fssnap check finds nothing wrong, and these are kept.
 whole () {

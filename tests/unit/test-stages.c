@@ -535,6 +535,59 @@ stable_snapshot_fails_if_the_origin_cannot_be_flushed (void **state)
   assert_null (store_catalog (here.store)->layers->next);
 }
 
+static bool grow;
+
+/* When the new file is made, the origin becomes longer. */
+static struct call_verdict
+origin_grows (const struct call_event *event)
+{
+  if (event->call == CALL_FTRUNCATE && grow) {
+    grow = false;
+    if (ftruncate (here.fd, (off_t)here.size + CHUNK) == -1)
+      abort ();
+  }
+  return (struct call_verdict){ 0 };
+}
+
+/* It is made once more, and nothing is left of the first. */
+static void
+origin_that_grows_while_a_snapshot_is_made (void **state)
+{
+  (void)state;
+  fake_let_go ();
+  grow = true;
+  call_hook_set (origin_grows);
+  struct snapshot *s = fixture_freeze (&here);
+  call_hook_set (NULL);
+  assert_false (grow);
+  assert_int_equal (s->size, here.size + CHUNK);
+  const struct catalog *catalog = store_catalog (here.store);
+  assert_non_null (catalog->layers);
+  assert_null (catalog->layers->next);
+  assert_null (catalog->making);
+  assert_null (catalog->removing);
+  assert_int_equal (catalog->layers->size, here.size + CHUNK);
+}
+
+/* What is longer than the origin cannot be relied on any more. */
+static void
+origin_that_has_shrunk_breaks_what_is_longer (void **state)
+{
+  (void)state;
+  fake_let_go ();
+  struct snapshot *first = freeze (DURABILITY_WRITTEN, ON_ERROR_BREAK_SNAPSHOT);
+  assert_int_equal (ftruncate (here.fd, (off_t)here.size - CHUNK), 0);
+  struct snapshot *second = fixture_freeze (&here);
+  assert_int_equal (second->size, here.size - CHUNK);
+  while (!snapshot_is_broken (first))
+    sched_yield ();
+  assert_non_null (store_catalog (here.store)->layers->broken_reason);
+  assert_int_equal (ftruncate (here.fd, (off_t)here.size), 0);
+  fixture_restart (&here, false);
+  assert_broken (&here, 1, "shrunk");
+  assert_false (snapshot_is_broken (fixture_find (&here, 2)));
+}
+
 static void
 stable_needs_a_store (void **state)
 {
@@ -571,6 +624,8 @@ main (void)
     TEST (ephemeral_snapshots_ask_for_nothing),
     TEST (origin_is_flushed_for_stable_snapshots),
     TEST (stable_snapshot_fails_if_the_origin_cannot_be_flushed),
+    TEST (origin_that_grows_while_a_snapshot_is_made),
+    TEST (origin_that_has_shrunk_breaks_what_is_longer),
     TEST (stable_needs_a_store),
   };
 
