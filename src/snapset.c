@@ -473,7 +473,7 @@ static int
 settle (struct snapset *set, struct snapshot *snapshot)
 {
   /* What it reads on the origin must not be lost either. */
-  if ((snapshot->record->level < DURABILITY_STABLE
+  if ((atomic_load (&snapshot->level) < DURABILITY_STABLE
        || origin_flush (set->origin) == 0)
       && store_settle (set->shared.store, snapshot->record, snapshot->created,
                        snapshot->creator != NULL)
