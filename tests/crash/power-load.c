@@ -32,17 +32,37 @@
 #define BARRIERS 400
 #define EARLY 20
 
+/* A snapshot that was there or not is there: from here on it is another. */
+static unsigned
+settle_one (struct snap *snap)
+{
+  struct model *model = load.model;
+  const unsigned index = model_add (model, snap->name);
+  struct snap *again = model->snaps[index];
+
+  again->keeping = snap->keeping;
+  again->ephemeral = snap->ephemeral;
+  again->may_break = snap->may_break;
+  again->number = snap->number;
+  again->chunk_size = snap->chunk_size;
+  again->created = snap->created;
+  if (snap->content != NULL) {
+    again->content = zalloc (model->size);
+    memcpy (again->content, snap->content, model->size);
+  }
+  snap->again = again;
+  return index;
+}
+
 /* After a server has listed what it found: that is what there is. */
 static void
 settle (const struct crash *crash, const struct seen *seen, unsigned count)
 {
-  struct model *model = load.model;
-
   load.live_count = 0;
   for (unsigned i = 0; i < count; i++) {
-    struct snap *snap = model->snaps[i];
-    const struct duty duty = model_duty (model, snap, crash);
-    unsigned index = i;
+    struct snap *snap = load.model->snaps[i];
+    const struct duty duty = model_duty (load.model, snap, crash);
+    const bool either = duty.presence == EITHER;
 
     if (duty.presence == GONE)
       continue;
@@ -50,22 +70,11 @@ settle (const struct crash *crash, const struct seen *seen, unsigned count)
       model_mark (MARK_DELETED, i);
       continue;
     }
-    if (duty.presence == EITHER) { /* from here on it is another one */
-      index = model_add (model, snap->name);
-      struct snap *same = model->snaps[index];
-      const struct snap new = *same;
-      *same = *snap;
-      memcpy (same->at, new.at, sizeof same->at);
-      if (snap->content != NULL) {
-        same->content = zalloc (model->size);
-        memcpy (same->content, snap->content, model->size);
-      }
-      model_mark (MARK_FINISHING, index);
-      model_mark (MARK_MADE, index);
-      model_mark (MARK_DELETED, i);
-    }
+    const unsigned index = either ? settle_one (snap) : i;
     if (!seen[i].whole)
       model_mark (MARK_BROKEN, index);
+    if (either)
+      model_mark (MARK_MADE, index);
     if (load.live_count < SNAPSHOTS_MAX)
       load.live[load.live_count++] = index;
   }

@@ -106,7 +106,10 @@ model_duty (const struct model *model, const struct snap *snap,
 
   for (unsigned i = 0; i < MARKS; i++)
     is[i] = snap->at[i] < crash->at;
-  if (!is[MARK_FINISHING] || is[MARK_DELETED] || snap->ephemeral)
+  const bool asked = is[MARK_FINISHING] || is[MARK_MADE];
+  const bool again
+      = snap->again != NULL && snap->again->at[MARK_MADE] < crash->at;
+  if (!asked || again || is[MARK_DELETED] || snap->ephemeral)
     duty.presence = GONE;
   else if (!is[MARK_MADE] || is[MARK_DELETING])
     duty.presence = EITHER;
@@ -136,6 +139,7 @@ model_after (const struct model *model, const struct crash *crash,
     const unsigned index = model_add (after, snap->name);
     struct snap *same = after->snaps[index];
     *same = *snap;
+    same->again = NULL;
     for (unsigned what = 0; what < MARKS; what++)
       same->at[what] = NEVER;
     if (snap->content != NULL) {

@@ -40,6 +40,9 @@ struct snap {
   int64_t created;
   uint8_t *content;
 
+  /* From when that is made, this is what it is known as; or NULL. */
+  const struct snap *again;
+
   uint64_t at[MARKS]; /* where the log has its marks; NEVER: nowhere */
 };
 

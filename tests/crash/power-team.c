@@ -189,8 +189,10 @@ create (struct thread *thread, unsigned index, struct snap *snap, bool quiet,
     json_object_set_new (params, "creating", json_true ());
   if (snap->ephemeral)
     json_object_set_new (params, "ephemeral", json_true ());
-  if (quiet) {
+  if (quiet)
     pthread_rwlock_wrlock (&load.pause);
+  /* What was not answered may have happened. */
+  if (quiet && !load.dead) {
     snap->content = zalloc (load.model->size);
     memcpy (snap->content, load.model->origin, load.model->size);
   }
