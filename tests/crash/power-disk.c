@@ -268,6 +268,9 @@ disk_read (struct disk *disk, const char *log)
   for (uint64_t i = 0; i < count; disk->length++) {
     const struct power_record *record
         = (const struct power_record *)(const void *)(text + i);
+    if (count - i < sizeof *record || record->bytes < sizeof *record
+        || record->bytes > count - i)
+      die ("the log has a part of a record");
     disk->records = one_more (disk->records, (unsigned)disk->length,
                               sizeof *disk->records);
     disk->records[disk->length] = record;

@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -48,6 +49,11 @@ static const char *root;
 static size_t root_length;
 static uint64_t kill_after, kill_sync; /* records, barriers; 0: never */
 static _Atomic uint64_t records, barriers, serials;
+
+/* Held shared while a record is written, and by whoever kills the server:
+ * SIGKILL may end a write of several pages after the first of them.
+ */
+static pthread_rwlock_t writing = PTHREAD_RWLOCK_INITIALIZER;
 
 void
 power_give_up (const char *format, ...)
@@ -96,6 +102,7 @@ begin_log (void)
 static void
 die (void)
 {
+  pthread_rwlock_wrlock (&writing);
   kill (getpid (), SIGKILL);
   pause ();
 }
@@ -113,7 +120,10 @@ append (struct power_record *record, const struct iovec *payload, unsigned n)
   all[count++] = (struct iovec){ (void *)(uintptr_t)padding, -bytes % 8 };
   bytes += -bytes % 8;
   record->bytes = (uint32_t)bytes;
-  if (syscall (SYS_writev, log_fd, all, count) != (ssize_t)bytes)
+  pthread_rwlock_rdlock (&writing);
+  const long r = syscall (SYS_writev, log_fd, all, count);
+  pthread_rwlock_unlock (&writing);
+  if (r != (ssize_t)bytes)
     power_give_up ("cannot write the log: %m");
   if (atomic_fetch_add (&records, 1) + 1 == kill_after)
     die ();

@@ -133,6 +133,19 @@ keep (const struct attempt *attempt, const char *why)
   (void)!system (path);
 }
 
+/* What the server said. */
+static void
+print_server_log (void)
+{
+  FILE *log = fopen (server.log, "re");
+  char line[512];
+
+  while (log != NULL && fgets (line, sizeof line, log) != NULL)
+    printf ("  %s", line);
+  if (log != NULL)
+    fclose (log);
+}
+
 static void
 report (const struct attempt *attempt, const char *why)
 {
@@ -143,6 +156,7 @@ report (const struct attempt *attempt, const char *why)
           seed, attempt->round, attempt->generation, attempt->number,
           attempt->crash.power ? "power lost" : "killed", attempt->crash.at,
           attempt->disk->length, why);
+  print_server_log ();
   fflush (stdout);
   keep (attempt, why);
 }
