@@ -35,6 +35,7 @@ struct invocation {
   char **argv;
 };
 
+extern const struct command command_candidates;
 extern const struct command command_check;
 extern const struct command command_create;
 extern const struct command command_delete;

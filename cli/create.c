@@ -4,15 +4,23 @@
 #include "client.h"
 #include "comma-list.h"
 #include "command.h"
+#include "free-space.h"
 #include "output.h"
 #include "scoped.h"
+#include "view-uri.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OPTION_NAME = 'n', OPTION_EPHEMERAL = 'e' };
+enum { OPTION_CANDIDATES = 'c', OPTION_EPHEMERAL = 'e', OPTION_NAME = 'n' };
+
+/* What --candidates asks for. */
+struct candidates {
+  bool looked_for;
+  const struct reader *reader; /* NULL: whatever fits */
+};
 
 /* What -o can set, and as what the server knows it.  bs and bf are from
  * Solaris.
@@ -109,8 +117,19 @@ take_option (json_t *options, char *item)
   set (options, key, json_argument (key, sent));
 }
 
+static struct candidates
+take_candidates (const char *argument)
+{
+  if (strcmp (argument, "all") == 0)
+    return (struct candidates){};
+  return (struct candidates){
+    .looked_for = true,
+    .reader = type_argument (&command_create, "--candidates", argument),
+  };
+}
+
 static json_t *
-parse (struct invocation *invocation)
+parse (struct invocation *invocation, struct candidates *candidates)
 {
   SCOPED_COMMA_LIST list = {};
   json_t *params = json_object ();
@@ -120,6 +139,8 @@ parse (struct invocation *invocation)
   while ((option = command_option (invocation)) != -1) {
     if (option == OPTION_NAME)
       set (params, "name", json_argument ("--name", optarg));
+    else if (option == OPTION_CANDIDATES)
+      *candidates = take_candidates (optarg);
     else if (option == OPTION_EPHEMERAL)
       set (params, "ephemeral", json_true ());
     else
@@ -136,17 +157,43 @@ parse (struct invocation *invocation)
   return params;
 }
 
+/* The snapshot CREATED is frozen: leave out what is free, and be done.  0, or
+ * -1 after a message; the server deletes it then.
+ */
+static int
+finish_creating (struct client *client, const json_t *created,
+                 const struct reader *reader)
+{
+  const json_int_t number
+      = json_integer_value (json_object_get (created, "snapnumber"));
+  SCOPED_FREE char *uri = view_uri (client, number);
+
+  if (uri == NULL)
+    complain ("the server listens nowhere, so its disk cannot be looked at: "
+              "all of it is kept");
+  else if (free_space_tell (client, number, uri, reader) == -1)
+    return -1;
+  json_auto_t *done = client_request (client, "snapshot.create_done",
+                                      json_pack ("{s:I}", "snapshot", number));
+  return done != NULL ? 0 : -1;
+}
+
 static int
 run (struct invocation *invocation)
 {
   SCOPED_CLIENT client = CLIENT_INIT;
-  json_auto_t *params = parse (invocation);
+  struct candidates candidates = {};
+  json_auto_t *params = parse (invocation, &candidates);
 
   if (client_open (&client, invocation->socket) == -1)
     return STATUS_FAILED;
+  if (candidates.looked_for)
+    set (params, "creating", json_true ());
   json_auto_t *result
       = client_request (&client, "snapshot.create", json_incref (params));
-  if (result == NULL)
+  if (result == NULL
+      || (candidates.looked_for
+          && finish_creating (&client, result, candidates.reader) == -1))
     return STATUS_FAILED;
   const char *export = json_string_value (json_object_get (result, "export"));
   if (export == NULL) {
@@ -164,6 +211,7 @@ run (struct invocation *invocation)
 
 static const struct option options[] = {
   COMMON_LONG,
+  { "candidates", required_argument, NULL, OPTION_CANDIDATES },
   { "ephemeral", no_argument, NULL, OPTION_EPHEMERAL },
   { "name", required_argument, NULL, OPTION_NAME },
   {},
@@ -171,9 +219,14 @@ static const struct option options[] = {
 
 const struct command command_create = {
   .name = "create",
-  .arguments = "[--name NAME] [--ephemeral] [-o KEY=VALUE,...]",
+  .arguments = "[--name NAME] [--candidates TYPE] [--ephemeral] "
+               "[-o KEY=VALUE,...]",
   .summary = "Take a snapshot and print the name of its export",
   .help = "      --name=NAME     a name for it, beside its number\n"
+          "      --candidates=all|auto|TYPE   what to keep: all (the "
+          "default), or what\n"
+          "                      the file system uses that is found, or is "
+          "of that type\n"
           "      --ephemeral     it is deleted when the server ends\n"
           "  -o KEY=VALUE,...    what is to differ from the server's own "
           "parameters:\n"

@@ -18,7 +18,7 @@
 
 static const struct command *const commands[] = {
   &command_create, &command_delete, &command_list,
-  &command_info,   &command_check,
+  &command_info,   &command_check,  &command_candidates,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

@@ -9,9 +9,11 @@ packages_of () {
     make) echo make ;;
     build) echo gcc libc6-dev meson ninja-build pkg-config perl nbdkit \
       nbdkit-plugin-dev liburing-dev libisal-dev libjansson-dev libnbd-dev \
-      libcmocka-dev libfuse3-dev uuid-dev ;;
+      libcmocka-dev libfuse3-dev uuid-dev libblkid-dev libext2fs-dev \
+      comerr-dev ntfs-3g-dev ;;
     demo) echo bash libnbd-bin qemu-utils e2fsprogs python3 ;;
-    check) echo bash-completion clang fio fuse3 mount util-linux ;;
+    check) echo bash-completion clang fio fuse3 mount util-linux e2fsprogs \
+      xfsprogs btrfs-progs dosfstools exfatprogs ntfs-3g fdisk mtools ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck ;;
     *) echo "setup.sh: there is no group '$1'" >&2; exit 1 ;;
   esac
