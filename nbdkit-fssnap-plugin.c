@@ -3,6 +3,7 @@
  * the work is done in src/, see docs/architecture.md.
  */
 
+#include "allocation.h"
 #include "closing.h"
 #include "config.h"
 #include "control.h"
@@ -93,7 +94,7 @@ exit_while_starting (void)
   if (taken_at_start != 0) {
     char who[16];
     snprintf (who, sizeof who, "%u", taken_at_start);
-    snapset_delete (set, who, true, NULL, &number);
+    snapset_delete (set, who, true, &config, &number);
   }
   if (closing != NULL)
     closing_unstarted (set);
@@ -163,17 +164,32 @@ bring_back (void)
   return closing == NULL ? -1 : 0;
 }
 
+/* Nobody writes to the origin yet.  0, or -1 after a message. */
+static int
+leave_out_free (struct snapshot *snapshot)
+{
+  char who[16];
+
+  allocation_leave_out (snapshot, config.origin);
+  snprintf (who, sizeof who, "%u", snapshot->number);
+  return snapset_finish (set, who, &config);
+}
+
 static int
 take_first (void)
 {
-  struct snapshot *snapshot = snapset_freeze (set, &config.options.snapshot);
+  struct snapshot_options options = config.options.snapshot;
 
+  if (config.find_free)
+    options.creator = &config;
+  struct snapshot *snapshot = snapset_freeze (set, &options);
   if (snapshot == NULL)
     return -1;
   if (store != NULL)
     taken_at_start = snapshot->number;
+  const int r = config.find_free ? leave_out_free (snapshot) : 0;
   snapset_unpin (set, snapshot);
-  return 0;
+  return r;
 }
 
 /* Errors here still reach the terminal, so all that can fail is done here;

@@ -16,6 +16,7 @@ struct config {
   char *store;         /* likewise */
   uint64_t max_memory; /* bytes */
   bool snapshot_at_start;
+  bool find_free; /* in what the snapshot at start keeps */
   bool max_memory_given;
   const struct engine_type *engine;
   const struct engine_type *fallback; /* NULL if IO was chosen */
@@ -28,6 +29,8 @@ struct config {
   P ("origin", "PATH", "required",                                             \
      "the block device or image file to serve and freeze")                     \
   P ("snapshot", "yes|no", "yes", "freeze the origin at start")                \
+  P ("candidates", "all|auto", "all",                                          \
+     "what the snapshot at start keeps: auto leaves out free space")           \
   P ("chunksize", "SIZE", "4k",                                                \
      "unit of copying, a power of two from 512 to 64M")                        \
   P ("backing-store", "PATH", "the store, $TMPDIR or /var/tmp",                \

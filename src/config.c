@@ -99,6 +99,11 @@ config_set (struct config *config, const char *key, const char *value)
   }
   if (strcmp (key, "io") == 0)
     return set_io (config, key, value);
+  if (strcmp (key, "candidates") == 0) {
+    r = options_parse_word (key, value, "all|auto");
+    config->find_free = r == 1;
+    return r == -1 ? -1 : 0;
+  }
   if (strcmp (key, "snapshot") == 0) {
     r = options_parse_word (key, value, "yes|no");
     config->snapshot_at_start = r == 0;
