@@ -12,6 +12,9 @@
                        level of durability, on tmpfs and on a disk
     bench.py start     from the start of a server to its first reply, with an
                        origin of 1 TiB and 8 snapshots in a store
+    bench.py candidates  what is kept of file systems by --candidates=auto,
+                       what a backup reads then, how long it takes to find
+                       out, and what is copied while the free space is filled
 
 Every row's candidates run in turn, ROUNDS times over (BENCH_ROUNDS, 5) after
 once to warm up, on the same origin of BENCH_SIZE MiB (1024) in BENCH_DIR
@@ -25,14 +28,16 @@ sparse files of 64 TiB, which tmpfs and XFS have.  creates takes BENCH_CREATES
 levels and start measure in BENCH_DISK (/tmp) as well, which must not be a
 tmpfs.  A run of levels takes BENCH_SECONDS (5) at most.  start copies
 BENCH_CHUNKS (1000000) chunks of 4 KiB, for which it needs twice their room,
-and empties the page cache of the machine if it is root.  Each writes all it
-has measured to BENCH_JSON, if that is the name of a file.
+and empties the page cache of the machine if it is root.  candidates needs
+root, /dev/fuse and loop devices, and measures the kinds of file systems whose
+mkfs is there; FSSNAP names the command (build/cli/fssnap).  These three write
+all they have measured to BENCH_JSON, if that is the name of a file.
 
 To see that all of it runs, in about two minutes:
 
     export BENCH_ROUNDS=1 BENCH_SIZE=64 BENCH_CREATES=5 BENCH_SECONDS=1 \\
       BENCH_CHUNKS=80000
-    for what in peers chunks creates depths levels start; do
+    for what in peers chunks creates depths levels start candidates; do
       bench/bench.py $what
     done
 """
@@ -45,6 +50,7 @@ import time
 
 sys.dont_write_bytecode = True  # next to the sources
 
+from candidates import candidates_found
 from common import (BASE, PLUGIN, RANDOM_READ, RANDOM_WRITE, READ, SCATTERED,
                     WRITE, Server, fio, in_turn, make_origin, ratios)
 from creates import creates
@@ -149,7 +155,8 @@ def chunks(directory):
 def main():
     """Run what the command line names."""
     what = {"peers": peers, "chunks": chunks, "creates": creates,
-            "depths": depths, "levels": levels, "start": start_times}
+            "depths": depths, "levels": levels, "start": start_times,
+            "candidates": candidates_found}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
     directory = tempfile.mkdtemp(prefix="fssnap-bench-", dir=BASE)

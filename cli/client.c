@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,13 +154,27 @@ make_room (struct client *client)
   return 0;
 }
 
-/* Receive some bytes.  0, or -1 after a message. */
+/* Wait for the server.  0, or -1 if there is something else to do. */
+static int
+wait_for_bytes (const struct client *client)
+{
+  struct pollfd fds[] = { { .fd = client->fd, .events = POLLIN },
+                          { .fd = client->interrupt, .events = POLLIN } };
+
+  if (client->interrupt == -1)
+    return 0;
+  while (poll (fds, 2, -1) == -1 && errno == EINTR)
+    ;
+  return fds[1].revents != 0 ? -1 : 0;
+}
+
+/* Receive some bytes.  0, or -1 after a message or an interruption. */
 static int
 receive (struct client *client)
 {
   ssize_t r;
 
-  if (make_room (client) == -1)
+  if (make_room (client) == -1 || wait_for_bytes (client) == -1)
     return -1;
   do
     r = recv (client->fd, client->buffer + client->used,

@@ -20,6 +20,7 @@ enum {
 
 struct client {
   int fd;
+  int interrupt; /* when this is readable, waiting for a reply ends; or -1 */
   char *path;
   json_int_t id;         /* of the last request */
   json_int_t error_code; /* with which the last request was refused, or 0 */
@@ -30,7 +31,7 @@ struct client {
 
 #define CLIENT_INIT                                                            \
   {                                                                            \
-    .fd = -1                                                                   \
+    .fd = -1, .interrupt = -1                                                  \
   }
 #define SCOPED_CLIENT __attribute__ ((cleanup (client_close))) struct client
 
@@ -40,7 +41,7 @@ struct client {
 int client_open (struct client *client, const char *path);
 
 /* Make a request.  PARAMS becomes the client's.  The result, an object, or
- * NULL after a message.
+ * NULL after a message; also, without one, if it was interrupted.
  */
 json_t *client_request (struct client *client, const char *method,
                         json_t *params);

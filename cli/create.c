@@ -5,6 +5,7 @@
 #include "comma-list.h"
 #include "command.h"
 #include "free-space.h"
+#include "freeze.h"
 #include "output.h"
 #include "scoped.h"
 #include "view-uri.h"
@@ -14,7 +15,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPTION_CANDIDATES = 'c', OPTION_EPHEMERAL = 'e', OPTION_NAME = 'n' };
+enum {
+  OPTION_CANDIDATES = 'c',
+  OPTION_EPHEMERAL = 'e',
+  OPTION_FREEZE = 'f',
+  OPTION_FREEZE_TIMEOUT = 't',
+  OPTION_NAME = 'n',
+};
 
 /* What --candidates asks for. */
 struct candidates {
@@ -128,8 +135,26 @@ take_candidates (const char *argument)
   };
 }
 
+/* The seconds of --freeze-timeout. */
+static unsigned
+take_timeout (const char *argument)
+{
+  char *end;
+
+  errno = 0;
+  const unsigned long seconds = strtoul (argument, &end, 10);
+  if (*argument < '0' || *argument > '9' || *end != '\0' || errno != 0
+      || seconds == 0 || seconds > FREEZE_SECONDS_MAX)
+    usage_error (&command_create,
+                 "--freeze-timeout=%s: must be a number of seconds from 1 to "
+                 "%d",
+                 argument, FREEZE_SECONDS_MAX);
+  return (unsigned)seconds;
+}
+
 static json_t *
-parse (struct invocation *invocation, struct candidates *candidates)
+parse (struct invocation *invocation, struct candidates *candidates,
+       struct freeze *freeze)
 {
   SCOPED_COMMA_LIST list = {};
   json_t *params = json_object ();
@@ -141,6 +166,10 @@ parse (struct invocation *invocation, struct candidates *candidates)
       set (params, "name", json_argument ("--name", optarg));
     else if (option == OPTION_CANDIDATES)
       *candidates = take_candidates (optarg);
+    else if (option == OPTION_FREEZE)
+      freeze_add (freeze, optarg);
+    else if (option == OPTION_FREEZE_TIMEOUT)
+      freeze->seconds = take_timeout (optarg);
     else if (option == OPTION_EPHEMERAL)
       set (params, "ephemeral", json_true ());
     else
@@ -157,43 +186,83 @@ parse (struct invocation *invocation, struct candidates *candidates)
   return params;
 }
 
-/* The snapshot CREATED is frozen: leave out what is free, and be done.  0, or
- * -1 after a message; the server deletes it then.
- */
+/* Leave out of snapshot NUMBER what is free.  0, or -1 after a message. */
 static int
-finish_creating (struct client *client, const json_t *created,
-                 const struct reader *reader)
+leave_out (struct client *client, json_int_t number,
+           const struct reader *reader)
 {
-  const json_int_t number
-      = json_integer_value (json_object_get (created, "snapnumber"));
   SCOPED_FREE char *uri = view_uri (client, number);
 
   if (uri == NULL)
     complain ("the server listens nowhere, so its disk cannot be looked at: "
               "all of it is kept");
-  else if (free_space_tell (client, number, uri, reader) == -1)
+  return uri == NULL ? 0 : free_space_tell (client, number, uri, reader);
+}
+
+/* The snapshot CREATED is taken: say so, after leaving out what is asked for.
+ * 0, or -1 after a message; the server deletes it then.
+ */
+static int
+finish_creating (struct client *client, const json_t *created,
+                 const struct candidates *candidates)
+{
+  const json_int_t number
+      = json_integer_value (json_object_get (created, "snapnumber"));
+
+  if (candidates->looked_for
+      && leave_out (client, number, candidates->reader) == -1)
     return -1;
   json_auto_t *done = client_request (client, "snapshot.create_done",
                                       json_pack ("{s:I}", "snapshot", number));
   return done != NULL ? 0 : -1;
 }
 
+/* snapshot.create, while what is to be frozen is: its result, or NULL after a
+ * message.
+ */
+static json_t *
+create_frozen (struct client *client, json_t *params, struct freeze *freeze)
+{
+  const json_t *backing_store
+      = json_object_get (json_object_get (params, "options"), "backing-store");
+
+  if (freeze_look (freeze, client, json_string_value (backing_store)) == -1
+      || freeze_start (freeze) == -1)
+    return NULL;
+  client->interrupt = freeze->fd;
+  json_t *result
+      = client_request (client, "snapshot.create", json_incref (params));
+  client->interrupt = -1;
+  const int frozen = freeze_end (freeze);
+  /* They can be unmounted while the free space is looked for. */
+  freeze_close (freeze);
+  if (frozen == 0)
+    return result;
+  json_decref (result);
+  return NULL;
+}
+
 static int
 run (struct invocation *invocation)
 {
+  SCOPED_FREEZE freeze = FREEZE_INIT;
   SCOPED_CLIENT client = CLIENT_INIT;
   struct candidates candidates = {};
-  json_auto_t *params = parse (invocation, &candidates);
+  json_auto_t *params = parse (invocation, &candidates, &freeze);
+  /* Until it is known to be good, so that the server deletes it if not. */
+  const bool creating = candidates.looked_for || freeze.count > 0;
 
-  if (client_open (&client, invocation->socket) == -1)
+  if ((freeze.count > 0 && freeze_prepare (&freeze) == -1)
+      || client_open (&client, invocation->socket) == -1)
     return STATUS_FAILED;
-  if (candidates.looked_for)
+  if (creating)
     set (params, "creating", json_true ());
   json_auto_t *result
-      = client_request (&client, "snapshot.create", json_incref (params));
+      = freeze.count > 0
+            ? create_frozen (&client, params, &freeze)
+            : client_request (&client, "snapshot.create", json_incref (params));
   if (result == NULL
-      || (candidates.looked_for
-          && finish_creating (&client, result, candidates.reader) == -1))
+      || (creating && finish_creating (&client, result, &candidates) == -1))
     return STATUS_FAILED;
   const char *export = json_string_value (json_object_get (result, "export"));
   if (export == NULL) {
@@ -213,20 +282,25 @@ static const struct option options[] = {
   COMMON_LONG,
   { "candidates", required_argument, NULL, OPTION_CANDIDATES },
   { "ephemeral", no_argument, NULL, OPTION_EPHEMERAL },
+  { "freeze", required_argument, NULL, OPTION_FREEZE },
+  { "freeze-timeout", required_argument, NULL, OPTION_FREEZE_TIMEOUT },
   { "name", required_argument, NULL, OPTION_NAME },
   {},
 };
 
 const struct command command_create = {
   .name = "create",
-  .arguments = "[--name NAME] [--candidates TYPE] [--ephemeral] "
-               "[-o KEY=VALUE,...]",
+  .arguments = "[--name NAME] [--candidates TYPE] [--freeze DIR] "
+               "[--ephemeral] [-o KEY=VALUE,...]",
   .summary = "Take a snapshot and print the name of its export",
   .help = "      --name=NAME     a name for it, beside its number\n"
           "      --candidates=all|auto|TYPE   what to keep: all (the "
           "default), or what\n"
           "                      the file system uses that is found, or is "
           "of that type\n"
+          "      --freeze=DIR    freeze the file system mounted there "
+          "meanwhile; several\n"
+          "      --freeze-timeout=SECONDS     thaw it at the latest then (10)\n"
           "      --ephemeral     it is deleted when the server ends\n"
           "  -o KEY=VALUE,...    what is to differ from the server's own "
           "parameters:\n"

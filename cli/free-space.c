@@ -39,6 +39,18 @@ type_argument (const struct command *command, const char *option,
   return reader;
 }
 
+/* AddressSanitizer maps terabytes, and does not take a refusal. */
+#if defined __SANITIZE_ADDRESS__
+#define MEMORY_IS_LIMITED false
+#elif defined __has_feature
+#if __has_feature(address_sanitizer)
+#define MEMORY_IS_LIMITED false
+#endif
+#endif
+#ifndef MEMORY_IS_LIMITED
+#define MEMORY_IS_LIMITED true
+#endif
+
 /* --- the child --------------------------------------------------------------
  */
 
@@ -51,7 +63,8 @@ look (int to, pid_t parent, const char *uri, const struct reader *only)
   prctl (PR_SET_PDEATHSIG, SIGTERM);
   if (getppid () != parent)
     _exit (STATUS_FAILED);
-  setrlimit (RLIMIT_AS, &memory);
+  if (MEMORY_IS_LIMITED)
+    setrlimit (RLIMIT_AS, &memory);
   setrlimit (RLIMIT_CORE, &core);
   struct source *source = source_of_nbd (uri);
   if (source != NULL)
