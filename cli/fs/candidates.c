@@ -73,6 +73,9 @@ read_probed (struct source *source, const struct probed *probed,
   finding.type = probed->type != NULL ? probed->type : "unknown";
   if (probed->why != NULL)
     tell_kept (teller, finding, source->size, probed->why);
+  else if (probed->type != NULL && probed->table != NULL)
+    tell_kept (teller, finding, source->size,
+               "there is a partition table, too");
   else if (probed->type == NULL)
     tell_kept (teller, finding, source->size, "nothing known is there");
   else if (reader == NULL)
@@ -112,9 +115,6 @@ candidates_find (struct source *source, const struct reader *only,
   if (probed.type == NULL && probed.table != NULL && probed.why == NULL)
     for (size_t i = 0; i < probed.count; i++)
       read_partition (source, &probed.partitions[i], teller);
-  else if (probed.table != NULL && probed.why == NULL)
-    tell_kept (teller, (struct finding){ .type = probed.type }, source->size,
-               "there is a partition table, too");
   else
     read_probed (source, &probed, (struct finding){}, teller);
   probed_free (&probed);

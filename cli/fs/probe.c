@@ -3,8 +3,9 @@
  * it, a sparse file in memory which has what libblkid looks at.  That is
  * the beginning and the end (as strace shows: up to 4 MiB and 512 bytes from
  * the one, 2 MiB from the other), and what these point to: the first record of
- * NTFS's $MFT, and the chain of logical partitions.  Elsewhere the picture has
- * zeros, in which nobody finds more than there is.
+ * NTFS's $MFT, the chain of logical partitions, and the first sectors of the
+ * primary ones, which may have slices.  Elsewhere the picture has zeros, in
+ * which nobody finds more than there is.
  */
 
 #include "probe.h"
@@ -12,6 +13,7 @@
 #include "scoped.h"
 
 #include <blkid/blkid.h>
+#include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -25,8 +27,10 @@
 #define SECTOR 512
 #define TABLE 4096 /* a partition table's sector, at most */
 
-/* As many as libblkid follows, and more than there may be. */
-#define ROUNDS 256
+/* Tables of logical partitions, one for each; nobody has as many.  libblkid
+ * would go round in a loop of them for ever.
+ */
+#define LOGICAL_MAX 256
 
 struct picture {
   struct source *source;
@@ -73,11 +77,89 @@ copy_mft (const struct picture *picture, const unsigned char *boot)
   return copy (picture, offset, PIECE);
 }
 
+/* An entry of a partition table; in sectors. */
+struct entry {
+  uint8_t type;
+  uint32_t start, size;
+};
+
+static struct entry
+get_entry (const unsigned char *sector, unsigned i)
+{
+  const unsigned char *at = sector + 0x1be + 16 * i;
+  uint32_t start, size;
+
+  memcpy (&start, at + 8, sizeof start);
+  memcpy (&size, at + 12, sizeof size);
+  return (struct entry){ at[4], le32toh (start), le32toh (size) };
+}
+
+static bool
+is_table (const unsigned char *sector)
+{
+  return sector[510] == 0x55 && sector[511] == 0xaa;
+}
+
+static bool
+is_extended (const struct entry *entry)
+{
+  return entry->size != 0
+         && (entry->type == 0x05 || entry->type == 0x0f || entry->type == 0x85);
+}
+
+/* Copy the tables of logical partitions, of which the first is at sector
+ * FIRST; each has a link to the next one, counted from FIRST.
+ */
+static int
+copy_tables (const struct picture *picture, uint64_t first)
+{
+  unsigned char sector[SECTOR];
+  uint64_t next = first;
+
+  for (unsigned tables = 0; tables < LOGICAL_MAX; tables++) {
+    const uint64_t offset = next * picture->sector;
+    if (offset > picture->source->size
+        || picture->source->size - offset < SECTOR)
+      return 0;
+    if (copy (picture, offset, TABLE) == -1
+        || source_read (picture->source, sector, SECTOR, offset) == -1)
+      return -1;
+    unsigned i = 0;
+    struct entry entry = get_entry (sector, 0);
+    while (!is_extended (&entry) && ++i < 4)
+      entry = get_entry (sector, i);
+    if (!is_table (sector) || i == 4)
+      return 0;
+    next = first + entry.start;
+  }
+  errno = ELOOP;
+  return -1;
+}
+
+/* What is where the entries of the first sector point to: tables of logical
+ * partitions, or of slices.
+ */
+static int
+copy_entries (const struct picture *picture, const unsigned char *boot)
+{
+  if (!is_table (boot))
+    return 0;
+  for (unsigned i = 0; i < 4; i++) {
+    const struct entry entry = get_entry (boot, i);
+    const uint64_t offset = (uint64_t)entry.start * picture->sector;
+    if (is_extended (&entry)
+            ? copy_tables (picture, entry.start) == -1
+            : entry.size != 0 && copy (picture, offset, TABLE) == -1)
+      return -1;
+  }
+  return 0;
+}
+
 static int
 paint (struct picture *picture)
 {
   unsigned char boot[SECTOR] = { 0 };
-  char gpt[8];
+  char gpt[8] = { 0 };
   const uint64_t size = picture->source->size;
 
   picture->fd = memfd_create ("picture", MFD_CLOEXEC);
@@ -88,14 +170,15 @@ paint (struct picture *picture)
                  == -1))
     return -1;
   picture->sector = SECTOR;
-  if (size < 2 * PIECE)
+  if (size < SECTOR)
     return 0;
   if (source_read (picture->source, boot, sizeof boot, 0) == -1
-      || source_read (picture->source, gpt, sizeof gpt, 4096) == -1)
+      || (size >= 4096 + sizeof gpt
+          && source_read (picture->source, gpt, sizeof gpt, 4096) == -1))
     return -1;
   if (memcmp (gpt, "EFI PART", sizeof gpt) == 0)
     picture->sector = 4096;
-  return copy_mft (picture, boot);
+  return copy_mft (picture, boot) == -1 ? -1 : copy_entries (picture, boot);
 }
 
 static char *
@@ -106,34 +189,6 @@ value_of (blkid_probe pr, const char *name)
   return blkid_probe_lookup_value (pr, name, &value, NULL) == 0
              ? text ("%s", value)
              : NULL;
-}
-
-/* Copy the tables of logical partitions; libblkid finds the next one in each.
- * True: there is a new one.  -1 with errno.
- */
-static int
-copy_tables (const struct picture *picture, blkid_partlist list,
-             int *tables_known)
-{
-  int tables = 0;
-
-  for (int i = 0; i < blkid_partlist_numof_partitions (list); i++) {
-    blkid_partition partition = blkid_partlist_get_partition (list, i);
-    const uint64_t start
-        = (uint64_t)blkid_partition_get_start (partition) * SECTOR;
-    const uint64_t size
-        = (uint64_t)blkid_partition_get_size (partition) * SECTOR;
-    tables++;
-    /* A table of logical partitions is where an extended partition begins,
-     * and behind each logical one.
-     */
-    if (copy (picture, start, TABLE) == -1
-        || copy (picture, start + size, TABLE) == -1)
-      return -1;
-  }
-  const bool more = tables > *tables_known;
-  *tables_known = tables;
-  return more;
 }
 
 static int
@@ -175,15 +230,25 @@ take_partitions (struct probed *probed, blkid_partlist list, uint64_t size)
   }
 }
 
-/* One look at the picture.  1: it lacks something, which it has now; 0; or
- * -1 with errno.
- */
+/* What a probe that is done has found.  0, or -1. */
 static int
-look (const struct picture *picture, blkid_probe pr, struct probed *probed,
-      int *tables_known)
+take_found (blkid_probe pr, struct probed *probed, uint64_t size)
 {
-  int more = 0;
+  probed->type = value_of (pr, "TYPE");
+  probed->table = value_of (pr, "PTTYPE");
+  if (probed->table == NULL)
+    return 0;
+  blkid_partlist list = blkid_probe_get_partitions (pr);
+  if (list == NULL)
+    return -1;
+  take_partitions (probed, list, size);
+  return 0;
+}
 
+/* 0, or -1 with errno, which may be 0. */
+static int
+look (const struct picture *picture, blkid_probe pr, struct probed *probed)
+{
   if (blkid_probe_set_device (pr, picture->fd, 0, 0) == -1)
     return -1;
   blkid_probe_set_sectorsize (pr, picture->sector);
@@ -197,38 +262,24 @@ look (const struct picture *picture, blkid_probe pr, struct probed *probed,
     probed->why = text ("it looks like more than one thing");
   else if (r < 0)
     return -1;
-  if (r != 0)
-    return 0;
-  probed->type = value_of (pr, "TYPE");
-  probed->table = value_of (pr, "PTTYPE");
-  if (probed->table == NULL)
-    return 0;
-  blkid_partlist list = blkid_probe_get_partitions (pr);
-  if (list == NULL)
-    return -1;
-  more = copy_tables (picture, list, tables_known);
-  if (more == 0)
-    take_partitions (probed, list, picture->source->size);
-  return more;
+  return r == 0 ? take_found (pr, probed, picture->source->size) : 0;
 }
 
 static int
-look_at_all (struct picture *picture, struct probed *probed)
+paint_and_look (struct picture *picture, struct probed *probed)
 {
-  int tables_known = 0, r = 1;
-
   if (paint (picture) == -1)
     return -1;
-  for (unsigned round = 0; r == 1 && round < ROUNDS; round++) {
-    blkid_probe pr = blkid_new_probe ();
-    if (pr == NULL) {
-      errno = ENOMEM;
-      return -1;
-    }
-    probed_free (probed);
-    r = look (picture, pr, probed, &tables_known);
-    blkid_free_probe (pr);
+  blkid_probe pr = blkid_new_probe ();
+  if (pr == NULL) {
+    errno = ENOMEM;
+    return -1;
   }
+  errno = 0;
+  const int r = look (picture, pr, probed);
+  const int error = errno;
+  blkid_free_probe (pr);
+  errno = error;
   return r;
 }
 
@@ -238,14 +289,15 @@ probe (struct source *source)
   struct picture picture = { .source = source, .fd = -1 };
   struct probed probed = {};
 
-  errno = 0;
-  const int r = look_at_all (&picture, &probed);
-  if (r != 0) {
+  if (source->size == 0) /* libblkid takes it for an error */
+    return probed;
+  if (paint_and_look (&picture, &probed) == -1) {
     const int error = errno;
     probed_free (&probed);
-    probed.why = r == 1 ? text ("there are too many partitions")
-                        : text ("libblkid cannot look at it: %s",
-                                error != 0 ? strerror (error) : "it failed");
+    probed.why = error == ELOOP
+                     ? text ("there are too many partitions")
+                     : text ("libblkid cannot look at it: %s",
+                             error != 0 ? strerror (error) : "it failed");
   }
   if (picture.fd != -1)
     close (picture.fd);
