@@ -13,7 +13,7 @@ packages_of () {
       comerr-dev ntfs-3g-dev ;;
     demo) echo bash libnbd-bin qemu-utils e2fsprogs python3 ;;
     check) echo bash-completion clang fio fuse3 mount util-linux e2fsprogs \
-      xfsprogs btrfs-progs dosfstools exfatprogs ntfs-3g fdisk mtools \
+      xfsprogs btrfs-progs dosfstools exfat-fuse exfatprogs ntfs-3g fdisk mtools \
       busybox-static cpio nbd-client qemu-block-extra qemu-system-x86 ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck ;;
     *) echo "setup.sh: there is no group '$1'" >&2; exit 1 ;;

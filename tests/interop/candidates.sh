@@ -111,8 +111,8 @@ misbehaves () {
 }
 misbehaves "did not finish" 'echo "{\"free\":[[0,8192]]}"; kill -SEGV $$' 2
 misbehaves "did not finish" 'echo "{\"free\":[[0,8192"; exit 0' 0
-misbehaves "did not finish" 'exec >&-; sleep 1000' 0
-misbehaves "did not finish" 'yes "" | tr -d "\n"' 0
+misbehaves "did not finish" 'exec >&-; exec sleep 1000' 0
+misbehaves "did not finish" 'exec tr "\0" y </dev/zero' 0
 misbehaves "swap: all is kept: x" 'echo "{\"free\":[[-1,4096],[1,-1],[5],7,[67108864,4096],[9223372036854775807,9223372036854775807],[4096,4096]]}"
 echo "[]"; echo "{\"found\":{\"type\":\"swap\",\"kept-because\":\"x\"}}"
 echo "{\"done\":true}"' 1
