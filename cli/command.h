@@ -35,12 +35,16 @@ struct invocation {
   char **argv;
 };
 
+extern const struct command command_attach;
 extern const struct command command_candidates;
 extern const struct command command_check;
 extern const struct command command_create;
 extern const struct command command_delete;
+extern const struct command command_detach;
 extern const struct command command_info;
 extern const struct command command_list;
+extern const struct command command_mount;
+extern const struct command command_umount;
 
 /* Every command that is not offline has these: they begin its short and its
  * long options.

@@ -17,8 +17,9 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-  &command_create, &command_delete, &command_list,
-  &command_info,   &command_check,  &command_candidates,
+  &command_create, &command_delete,     &command_list,   &command_info,
+  &command_check,  &command_candidates, &command_attach, &command_detach,
+  &command_mount,  &command_umount,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])

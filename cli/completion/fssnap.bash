@@ -80,14 +80,26 @@ _fssnap_look () {
 _fssnap_operand () {
   case $command:$cur in
     :-*) _fssnap_words -s --socket= --help --version ;;
-    :*) _fssnap_words create delete list info check ;;
+    :*) _fssnap_words create delete list info check attach detach mount \
+      umount ;;
     create:*) _fssnap_words -o --name= --ephemeral -s --socket= --help ;;
     list:*) _fssnap_words --json --all --store= -s --socket= --help ;;
     delete:-*) _fssnap_words --force -s --socket= --help ;;
     info:-*) _fssnap_words --json -o -s --socket= --help ;;
+    attach:-*) _fssnap_words --origin --list -s --socket= --help ;;
+    detach:-*) _fssnap_words --origin -s --socket= --help ;;
+    mount:-*) _fssnap_words --partition= -s --socket= --help ;;
+    umount:-*) _fssnap_words -s --socket= --help ;;
     check:-*) _fssnap_words --json --help ;;
     check:*) [ -n "$snapshot" ] || _fssnap_directory '' ;;
-    delete:* | info:*)
+    mount:* | umount:*)
+      if [ -n "$snapshot" ] || [[ $cur = */* ]]; then
+        _fssnap_directory ''
+      else
+        _fssnap_words "$(_fssnap_snapshots "$1" "${socket[@]}")"
+      fi
+      ;;
+    delete:* | info:* | attach:* | detach:*)
       [ -n "$snapshot" ] ||
         _fssnap_words "$(_fssnap_snapshots "$1" "${socket[@]}")"
       ;;
