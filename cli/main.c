@@ -17,9 +17,9 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-  &command_create, &command_delete,     &command_list,   &command_info,
-  &command_check,  &command_candidates, &command_attach, &command_detach,
-  &command_mount,  &command_umount,
+  &command_create, &command_delete, &command_list,  &command_info,
+  &command_attach, &command_detach, &command_mount, &command_umount,
+  &command_check,  &command_candidates,
 };
 
 #define N_COMMANDS (sizeof commands / sizeof commands[0])
@@ -45,7 +45,7 @@ print_help (void)
   puts ("Usage: fssnap [-s PATH] COMMAND ...\n"
         "Take, list and delete snapshots of a running nbdkit fssnap.\n");
   for (size_t i = 0; i < N_COMMANDS; i++)
-    printf ("  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    printf ("  %-11s %s\n", commands[i]->name, commands[i]->summary);
   puts ("\n"
         "  -s, --socket=PATH   the server's control socket; default:\n"
         "                      $FSSNAP_SOCKET, or the only one in "

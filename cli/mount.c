@@ -88,10 +88,10 @@ partitions (const char *device, int wanted, struct part *part)
   if (probe == NULL || blkid_probe_enable_superblocks (probe, 0) != 0
       || blkid_probe_enable_partitions (probe, 1) != 0)
     return 0;
-  const blkid_partlist list = blkid_probe_get_partitions (probe);
+  blkid_partlist list = blkid_probe_get_partitions (probe);
   const int n = list != NULL ? blkid_partlist_numof_partitions (list) : 0;
   for (int i = 0; i < n; i++) {
-    const blkid_partition one = blkid_partlist_get_partition (list, i);
+    blkid_partition one = blkid_partlist_get_partition (list, i);
     const int number = blkid_partition_get_partno (one);
     const int64_t offset = 512 * blkid_partition_get_start (one);
     const int64_t size = 512 * blkid_partition_get_size (one);

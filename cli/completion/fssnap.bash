@@ -70,7 +70,8 @@ _fssnap_look () {
       -s | --socket) socket=(-s "${words[++i]//\\/}") ;;
       --socket=*) socket=(-s "${word#*=}") ;;
       -s*) socket=(-s "${word#-s}") ;;
-      -o | --name | --store) ((i++)) ;;
+      -o | --name | --store | --candidates | --freeze | --freeze-timeout | \
+        --type | --partition) ((i++)) ;;
       -*) ;;
       *) if [ -z "$command" ]; then command=$word; else snapshot=$word; fi ;;
     esac
@@ -80,9 +81,12 @@ _fssnap_look () {
 _fssnap_operand () {
   case $command:$cur in
     :-*) _fssnap_words -s --socket= --help --version ;;
-    :*) _fssnap_words create delete list info check attach detach mount \
-      umount ;;
-    create:*) _fssnap_words -o --name= --ephemeral -s --socket= --help ;;
+    :*) _fssnap_words create delete list info attach detach mount umount \
+      check candidates ;;
+    create:*) _fssnap_words -o --name= --candidates= --ephemeral --freeze= \
+      --freeze-timeout= -s --socket= --help ;;
+    candidates:-*) _fssnap_words --json --type= --help ;;
+    candidates:*) [ -n "$snapshot" ] || _fssnap_path '' ;;
     list:*) _fssnap_words --json --all --store= -s --socket= --help ;;
     delete:-*) _fssnap_words --force -s --socket= --help ;;
     info:-*) _fssnap_words --json -o -s --socket= --help ;;
@@ -111,6 +115,7 @@ _fssnap_operand () {
 
 _fssnap () {
   local cur prev words cword command='' snapshot='' socket=()
+  local types=(auto btrfs exfat ext4 ntfs swap vfat xfs)
   _init_completion -n =: || return
   _fssnap_look
   case $prev:$cur in
@@ -118,7 +123,14 @@ _fssnap () {
     *:--socket=*) _fssnap_path --socket= ;;
     --store:*) _fssnap_directory '' ;;
     *:--store=*) _fssnap_directory --store= ;;
-    --name:* | *:--name=*) ;;
+    --name:* | *:--name=* | --freeze-timeout:* | *:--freeze-timeout=* | \
+      --partition:* | *:--partition=*) ;;
+    --candidates:*) _fssnap_words "${types[@]}" all ;;
+    *:--candidates=*) _fssnap_words "${types[@]/#/--candidates=}" --candidates=all ;;
+    --type:*) _fssnap_words "${types[@]}" ;;
+    *:--type=*) _fssnap_words "${types[@]/#/--type=}" ;;
+    --freeze:*) _fssnap_directory '' ;;
+    *:--freeze=*) _fssnap_directory --freeze= ;;
     -o:*)
       case $command in
         create) _fssnap_create_option ;;

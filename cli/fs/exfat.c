@@ -28,7 +28,7 @@
 #define SECTOR_MAX 4096
 #define PIECE 65536
 #define ENTRY 32 /* bytes, in a directory */
-#define UPCASE_MAX (2 * 65536)
+#define UPCASE_MAX 131072
 #define CLUSTERS_MAX 0xfffffff5
 
 #define REGION_SECTORS 12 /* the last one has the checksum */
@@ -156,11 +156,8 @@ check_boot (struct exfat *fs)
   const struct boot *boot = &fs->boot;
   static const uint8_t zeros[sizeof boot->zeros];
 
-  if (memcmp (boot->jump,
-              "\xeb\x76\x90"
-              "EXFAT   ",
-              11)
-          != 0
+  if (memcmp (boot->jump, "\xeb\x76\x90", 3) != 0
+      || memcmp (boot->name, "EXFAT   ", 8) != 0
       || memcmp (boot->zeros, zeros, sizeof zeros) != 0
       || number16 (boot->signature) != 0xaa55)
     return refuse (fs->reading, "the boot sector is not exFAT's");
@@ -197,8 +194,8 @@ lay_out (struct exfat *fs)
   if (sectors > fs->reading->source->size >> boot->sector_shift)
     return refuse (fs->reading, "it is larger than what it is on");
   fs->reading->size = sectors << boot->sector_shift;
-  if (fat_start < 2 * REGION_SECTORS || heap_start < fat_start + fat_sectors
-      || heap_start >= sectors)
+  if (fat_start < UINT64_C (2) * REGION_SECTORS
+      || heap_start < fat_start + fat_sectors || heap_start >= sectors)
     return refuse (fs->reading, "the FAT and the clusters are out of place");
   if (clusters == 0 || clusters > CLUSTERS_MAX
       || clusters > (sectors - heap_start) >> boot->cluster_shift)
@@ -607,7 +604,7 @@ read_exfat (struct reading *reading)
     fs.bitmap = calloc (1, bytes);
     fs.met = calloc (1, bytes);
     fs.piece = malloc (PIECE);
-    fs.values = malloc (PIECE);
+    fs.values = calloc (1, PIECE);
     if (fs.bitmap == NULL || fs.met == NULL || fs.piece == NULL
         || fs.values == NULL)
       refuse (reading, "no memory");

@@ -18,7 +18,7 @@ freemap_add (struct freemap *map, uint64_t offset, uint64_t length)
   }
   if (map->count == FREEMAP_MAX)
     return 0;
-  if (map->count == map->room) {
+  if (map->extents == NULL || map->count == map->room) {
     const size_t room = map->room == 0 ? 1024 : 2 * map->room;
     struct extent *more = reallocarray (map->extents, room, sizeof *more);
     if (more == NULL)

@@ -86,7 +86,7 @@ struct entry {
 static struct entry
 get_entry (const unsigned char *sector, unsigned i)
 {
-  const unsigned char *at = sector + 0x1be + 16 * i;
+  const unsigned char *at = sector + 0x1be + (size_t)16 * i;
   uint32_t start, size;
 
   memcpy (&start, at + 8, sizeof start);

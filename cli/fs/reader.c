@@ -8,18 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-int
-refuse (struct reading *reading, const char *format, ...)
+void
+refuse_because (struct reading *reading, const char *format, ...)
 {
   va_list arguments;
 
   if (reading->why != NULL)
-    return -1;
+    return;
   va_start (arguments, format);
   if (vasprintf (&reading->why, format, arguments) == -1)
     reading->why = NULL;
   va_end (arguments);
-  return -1;
 }
 
 int

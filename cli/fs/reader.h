@@ -49,10 +49,19 @@ extern const struct reader reader_swap;
 extern const struct reader reader_xfs;
 
 /* Note why the file system is not believed, in half a sentence for people
- * ("the journal needs recovery"); the first reason counts.  Always -1.
+ * ("the journal needs recovery"); the first reason counts.
  */
-int refuse (struct reading *reading, const char *format, ...)
+void refuse_because (struct reading *reading, const char *format, ...)
     __attribute__ ((format (printf, 2, 3)));
+
+static inline int
+refused (void)
+{
+  return -1;
+}
+
+/* The same as an expression that is -1, which compilers and analysers see. */
+#define refuse(...) (refuse_because (__VA_ARGS__), refused ())
 
 /* Read COUNT bytes from OFFSET on of WHAT ("the superblock").  0, or -1 after
  * refuse (): also where they do not lie within the source.

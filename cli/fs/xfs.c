@@ -124,7 +124,8 @@ check_log_place (struct xfs *xfs)
   if (group >= xfs->ag_count
       || xfs->log_start >= blocks_of_group (xfs, xfs->log_ag)
       || xfs->log_blocks > blocks_of_group (xfs, xfs->log_ag) - xfs->log_start
-      || (uint64_t)xfs->log_blocks * xfs->block_size < 64 * XLOG_BLOCK)
+      || (uint64_t)xfs->log_blocks * xfs->block_size
+             < UINT64_C (64) * XLOG_BLOCK)
     return refuse (xfs->reading, "the log is out of bounds");
   return 0;
 }
@@ -439,7 +440,8 @@ read_heads (struct xfs_group *group, const uint8_t *heads)
 {
   const struct xfs *xfs = group->xfs;
   const struct xfs_superblock *copy = (const void *)heads;
-  const struct xfs_agi *agi = (const void *)(heads + 2 * xfs->sector_size);
+  const struct xfs_agi *agi
+      = (const void *)(heads + (size_t)2 * xfs->sector_size);
 
   if (!is_copy (xfs, copy)
       || (xfs->v5
@@ -449,7 +451,7 @@ read_heads (struct xfs_group *group, const uint8_t *heads)
   if (check_agf (group) == -1 || check_agi (group, agi) == -1
       || use_roots (group, agi) == -1)
     return -1;
-  return use_free_list (group, heads + 3 * xfs->sector_size);
+  return use_free_list (group, heads + (size_t)3 * xfs->sector_size);
 }
 
 /* Adds to *FREE_BLOCKS what the superblock counts of it. */

@@ -34,12 +34,12 @@ answer "$control_json"
 # Commands, options.
 write_rc "FSSNAP_SOCKET=control; export FSSNAP_SOCKET"
 becomes <<'EOF'
-all fssnap |fssnap check create delete info list 
+all fssnap |fssnap attach candidates check create delete detach info list mount umount 
 tab fssnap cr|fssnap create 
-tab fssnap -s control de|fssnap -s control delete 
+tab fssnap -s control del|fssnap -s control delete 
 all fssnap -|fssnap --help --socket= --version -s 
 tab fssnap --so|fssnap --socket=
-all fssnap create |fssnap create --ephemeral --help --name= --socket= -o -s 
+all fssnap create |fssnap create --candidates= --ephemeral --freeze-timeout= --freeze= --help --name= --socket= -o -s 
 tab fssnap create --n|fssnap create --name=
 all fssnap list --|fssnap list --all --help --json --socket= --store= 
 all fssnap delete -|fssnap delete --force --help --socket= -s 
@@ -49,6 +49,14 @@ tab fssnap check pa|fssnap check paths/
 tab fssnap check pa |fssnap check pa 
 tab fssnap list --store pa|fssnap list --store paths/
 tab fssnap list --store=pa|fssnap list --store=paths/
+tab fssnap create --candidates=x|fssnap create --candidates=xfs 
+all fssnap candidates --type=e|fssnap candidates --type=exfat ext4 
+tab fssnap create --freeze pa|fssnap create --freeze paths/
+tab fssnap create --freeze=pa|fssnap create --freeze=paths/
+tab fssnap candidates pa|fssnap candidates paths/
+all fssnap mount |fssnap mount 1 12 3 6 7 before.upgrade_2 nightly 
+tab fssnap mount ni|fssnap mount nightly 
+tab fssnap mount nightly pa|fssnap mount nightly paths/
 tab fssnap destroy |fssnap destroy 
 tab fssnap create --name |fssnap create --name 
 tab fssnap create --name=|fssnap create --name=

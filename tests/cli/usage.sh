@@ -15,7 +15,8 @@ grep -qE '^fssnap [0-9]+\.[0-9]+\.[0-9]+$' "$dir/out" || fail "--version"
 run 0 --help
 silent
 mapfile -t commands < <(sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p' "$dir/out")
-[ "${commands[*]}" = "create delete list info check" ] || fail "${commands[*]}"
+all="create delete list info attach detach mount umount check candidates"
+[ "${commands[*]}" = "$all" ] || fail "${commands[*]}"
 manual=$FSSNAP_SOURCE/docs/fssnap.pod
 for command in "${commands[@]}"; do
   grep -q "^=item B<$command>" "$manual" || fail "the manual has no $command"
@@ -30,7 +31,7 @@ for command in "${commands[@]}"; do
   grep -q "^Usage: fssnap $command " "$dir/out" || fail "-s x $command --help"
   run_usage "$command" --nonsense
   said "fssnap $command: unrecognized option '--nonsense'"
-  [ "$command" != check ] || continue
+  case $command in check | candidates) continue ;; esac
   run_usage "$command" --socket=
   said "--socket=: must be a path"
 done
@@ -42,7 +43,7 @@ said "a command is missing"
 run_usage -s x
 said "a command is missing"
 run_usage destroy
-said "there is no command 'destroy'; there are: create delete list info check"
+said "there is no command 'destroy'; there are: $all"
 run_usage --nonsense list
 said "fssnap: unrecognized option '--nonsense'"
 run_usage -s
