@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = {
-  &command_create, &command_delete, &command_list,  &command_info,
-  &command_attach, &command_detach, &command_mount, &command_umount,
+  &command_create, &command_delete,     &command_list,  &command_info,
+  &command_attach, &command_detach,     &command_mount, &command_umount,
   &command_check,  &command_candidates,
 };
 

@@ -140,6 +140,18 @@ snapshot (void **state)
 }
 
 static void
+candidates (void **state)
+{
+  (void)state;
+  assert_false (config.find_free);
+  accept ("candidates", "auto");
+  assert_true (config.find_free);
+  accept ("candidates", "all");
+  assert_false (config.find_free);
+  refuse ("candidates", "ext4", "all|auto");
+}
+
+static void
 chunksize (void **state)
 {
   (void)state;
@@ -459,9 +471,10 @@ static void
 unknown_parameter_names_the_known_ones (void **state)
 {
   (void)state;
-  refuse ("chunk", "4k",
-          "origin snapshot chunksize backing-store store backfile-size maxsize "
-          "max-memory durability on-error cow-timeout io");
+  refuse (
+      "chunk", "4k",
+      "origin snapshot candidates chunksize backing-store store "
+      "backfile-size maxsize max-memory durability on-error cow-timeout io");
 }
 
 static void
@@ -488,6 +501,7 @@ main (void)
     TEST (origin_empty),
     TEST (origin_missing),
     TEST (snapshot),
+    TEST (candidates),
     TEST (chunksize),
     TEST (backing_store),
     TEST (backing_store_empty),
