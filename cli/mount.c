@@ -12,11 +12,14 @@
 
 #include <blkid.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/btrfs.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/ioctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -124,6 +127,23 @@ btrfs_options (void)
                                                  : "ro,nologreplay";
 }
 
+/* The kernel keeps in mind which btrfs it saw on which device, and refuses one
+ * that is mounted from elsewhere if it takes this device for another's.  Ours
+ * is new, and what had its number before is gone.
+ */
+static void
+forget_btrfs (const char *device)
+{
+  struct btrfs_ioctl_vol_args args = {};
+  const int control = open ("/dev/btrfs-control", O_RDWR | O_CLOEXEC);
+
+  if (control == -1)
+    return;
+  snprintf (args.name, sizeof args.name, "%s", device);
+  ioctl (control, BTRFS_IOC_FORGET_DEV, &args); /* or there is nothing */
+  close (control);
+}
+
 static bool
 kernel_has (const char *type)
 {
@@ -205,6 +225,8 @@ mount_device (const char *device, const char *directory)
   const char *const argv[]
       = { "mount", "-t", type, "-o", options, device, directory, NULL };
   struct place place = { directory, device };
+  if (strcmp (type, "btrfs") == 0)
+    forget_btrfs (device);
   if (program_run (argv, NULL) != 0) {
     complain ("%s (%s) is not mounted on %s; the kernel's log may say why "
               "('dmesg'), also if the kernel has no %s",
