@@ -73,7 +73,8 @@ read_probed (struct source *source, const struct probed *probed,
   finding.type = probed->type != NULL ? probed->type : "unknown";
   if (probed->why != NULL)
     tell_kept (teller, finding, source->size, probed->why);
-  else if (probed->type != NULL && probed->table != NULL)
+  /* A boot sector, exFAT's for one, looks like a table without partitions. */
+  else if (probed->type != NULL && probed->table != NULL && probed->count > 0)
     tell_kept (teller, finding, source->size,
                "there is a partition table, too");
   else if (probed->type == NULL)

@@ -71,7 +71,7 @@ try()
                                        /^Free Clusters/ { printf "%.0f\n", $2 * size }')
     for option in "" --zero; do
         [ -n "$option" ] || [ "$size" -lt 1000 ] || continue
-        "$LOSE_FREE" --type=exfat ${option:+"$option"} i copy > out
+        "$LOSE_FREE" ${option:+"$option"} i copy > out
         read -r free < out
         [ "$free" = "$expected" ] ||
             fail "$free bytes free, not $expected: $(cat out)"
