@@ -28,6 +28,11 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
+/* Seconds that the map of the origin's free space may take.  One of 10 TiB
+ * takes some; a disk that hangs must not keep the server from starting.
+ */
+#define MAP_PATIENCE 60
+
 /* Room for two paths and an error; the protocol allows 4096 bytes. */
 #define DESCRIPTION_SIZE 1024
 
@@ -170,7 +175,7 @@ leave_out_free (struct snapshot *snapshot)
 {
   char who[16];
 
-  allocation_leave_out (snapshot, config.origin);
+  allocation_leave_out (snapshot, config.origin, MAP_PATIENCE);
   snprintf (who, sizeof who, "%u", snapshot->number);
   return snapset_finish (set, who, &config);
 }

@@ -12,9 +12,10 @@
 
 /* Leave out of SNAPSHOT, which is being created, what is free on the origin at
  * PATH.  Nothing may write to the origin meanwhile.  Whatever goes wrong is
- * reported, and the snapshot keeps more than it had to.  Takes a minute at
- * most.
+ * reported, and the snapshot keeps more than it had to.  Takes PATIENCE
+ * seconds at most.
  */
-void allocation_leave_out (struct snapshot *snapshot, const char *path);
+void allocation_leave_out (struct snapshot *snapshot, const char *path,
+                           unsigned patience);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The command's lines are described in cli/free-lines.h.  It may have been made
  * to misbehave by what it reads: what it says is taken if it makes sense, and
- * it has a minute.
+ * it has some time.
  */
 
 #include "allocation.h"
@@ -25,11 +25,6 @@
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
-
-/* A map of 10 TiB is read in seconds; a disk that hangs must not keep the
- * server from starting.
- */
-#define PATIENCE 60 /* seconds */
 
 /* The longest line has 4096 extents of two numbers. */
 #define LINE_SIZE (UINT32_C (512) << 10)
@@ -179,7 +174,8 @@ listen_to (struct listing *listing)
 }
 
 void
-allocation_leave_out (struct snapshot *snapshot, const char *path)
+allocation_leave_out (struct snapshot *snapshot, const char *path,
+                      unsigned patience)
 {
   SCOPED_FREE char *buffer = malloc (LINE_SIZE);
   struct listing listing = { .buffer = buffer, .snapshot = snapshot };
@@ -193,7 +189,7 @@ allocation_leave_out (struct snapshot *snapshot, const char *path)
   if (pid == -1)
     return;
   clock_gettime (CLOCK_MONOTONIC, &listing.deadline);
-  listing.deadline.tv_sec += PATIENCE;
+  listing.deadline.tv_sec += patience;
   listen_to (&listing);
   close (listing.fd);
   if (!listing.done)

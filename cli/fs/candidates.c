@@ -13,6 +13,9 @@ static const struct reader *const readers[] = {
   &reader_ntfs,  &reader_swap,  &reader_xfs,
 };
 
+/* On what is no larger than a floppy disk libblkid looks for no RAID. */
+#define TINY 1474560
+
 #define N_READERS (sizeof readers / sizeof readers[0])
 
 const struct reader *
@@ -77,6 +80,9 @@ read_probed (struct source *source, const struct probed *probed,
   else if (probed->type != NULL && probed->table != NULL && probed->count > 0)
     tell_kept (teller, finding, source->size,
                "there is a partition table, too");
+  else if (source->size <= TINY)
+    tell_kept (teller, finding, source->size,
+               "it is too small to be sure of what it is");
   else if (probed->type == NULL)
     tell_kept (teller, finding, source->size, "nothing known is there");
   else if (reader == NULL)

@@ -18,6 +18,7 @@
  * has two FATs and two bitmaps, is refused.
  */
 
+#include "bytes.h"
 #include "reader.h"
 
 #include <inttypes.h>
@@ -109,24 +110,6 @@ struct exfat {
   size_t count, room;
   bool has_bitmap, has_upcase;
 };
-
-static uint32_t
-number16 (const uint8_t *p)
-{
-  return p[0] | (uint32_t)p[1] << 8;
-}
-
-static uint32_t
-number32 (const uint8_t *p)
-{
-  return number16 (p) | number16 (p + 2) << 16;
-}
-
-static uint64_t
-number64 (const uint8_t *p)
-{
-  return number32 (p) | (uint64_t)number32 (p + 4) << 32;
-}
 
 static bool
 bit (const uint8_t *map, uint32_t cluster)

@@ -21,6 +21,7 @@
  * What is not a whole cluster is kept: the sectors behind the last one, too.
  */
 
+#include "bytes.h"
 #include "reader.h"
 
 #include <inttypes.h>
@@ -109,18 +110,6 @@ struct fat {
   size_t count, room;
   uint32_t used, met; /* clusters */
 };
-
-static uint32_t
-number16 (const uint8_t *p)
-{
-  return p[0] | (uint32_t)p[1] << 8;
-}
-
-static uint32_t
-number32 (const uint8_t *p)
-{
-  return number16 (p) | number16 (p + 2) << 16;
-}
 
 static bool
 is_power (uint32_t n)

@@ -327,11 +327,11 @@ fi
 make layer
 hold () {
   exec python3 - "$dir/held" "$store/lock" <<'PYTHON'
-import fcntl, os, struct, sys, time
+import fcntl, os, signal, sys
 f = open(sys.argv[2], "r+b")
 fcntl.lockf(f, fcntl.LOCK_EX)
 open(sys.argv[1], "wb").write(b"%d\n" % os.getpid())
-time.sleep(600)
+signal.pause()
 PYTHON
 }
 start "$dir/held" hold

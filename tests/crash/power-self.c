@@ -46,7 +46,7 @@ static const struct way {
   { "grow-no-sync", LAST_SECTOR, false, false, true },
 };
 
-static char directory[64], world[96], states[96], log_file[96];
+static char directory[128], world[160], states[160], log_file[160];
 
 __attribute__ ((noreturn)) static void
 die (const char *what)
@@ -234,7 +234,9 @@ main (int argc, char **argv)
     fprintf (stderr, "usage: power-self TOY RECORDER\n");
     return 2;
   }
-  snprintf (directory, sizeof directory, "/dev/shm/fssnap-power-XXXXXX");
+  const char *base = getenv ("FSSNAP_TEST_DIR");
+  snprintf (directory, sizeof directory, "%s/fssnap-power-XXXXXX",
+            base != NULL ? base : "/dev/shm");
   if (mkdtemp (directory) == NULL)
     die (directory);
   atexit (clean_up);

@@ -207,8 +207,11 @@ start_hanging () {
   read -r <"$dir/fifo"
   touch "$one/frozen" &
   toucher=$!
-  sleep 0.3
-  kill -0 $toucher 2>/dev/null || fail "$one is not frozen"
+  # It waits in the kernel, or it was not stopped and ends.
+  until grep -q '^State:.D' "/proc/$toucher/status" 2>/dev/null; do
+    kill -0 $toucher 2>/dev/null || fail "$one is not frozen"
+    sleep 0.02
+  done
 }
 
 # Killed in each way: thawed at once.

@@ -17,6 +17,7 @@ clean_up() {
     rm -rf "$DIR"
 }
 trap clean_up EXIT
+trap 'exit 129' HUP INT TERM
 mkdir "$DIR/mnt" "$DIR/seed"
 MOUNTS=("$DIR/mnt")
 IMAGE=$DIR/image

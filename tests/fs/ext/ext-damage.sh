@@ -20,6 +20,7 @@ leave() {
   rm -rf "$dir"
 }
 trap leave EXIT
+trap 'exit 129' HUP INT TERM
 image=$dir/image mnt=$dir/mnt
 mkdir "$mnt" "$dir/tree"
 for i in 1 2 3 4 5 6 7 8; do

@@ -16,6 +16,7 @@ leave() {
   rm -rf "$dir"
 }
 trap leave EXIT
+trap 'exit 129' HUP INT TERM
 image=$dir/image copy=$dir/copy mnt=$dir/mnt
 mkdir "$mnt"
 

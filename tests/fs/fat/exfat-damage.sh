@@ -9,6 +9,7 @@ done
 
 dir=$(mktemp -d "${FSSNAP_TEST_DIR:-/dev/shm}/exfat.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
 cd "$dir"
 truncate -s 16M i
 mkfs.exfat -c 4K i > log

@@ -17,6 +17,7 @@ down()
     loop=
 }
 trap 'down || true; rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
 cd "$dir"
 mkdir m
 

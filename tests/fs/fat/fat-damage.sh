@@ -10,6 +10,7 @@ export MTOOLS_SKIP_CHECK=1 MTOOLSRC=/dev/null
 
 dir=$(mktemp -d "${FSSNAP_TEST_DIR:-/dev/shm}/fat.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
 cd "$dir"
 
 # Image $1 of $2 KiB, by mkfs.fat with the rest.

@@ -10,6 +10,7 @@ export MTOOLS_SKIP_CHECK=1 MTOOLSRC=/dev/null LC_ALL=C
 
 dir=$(mktemp -d "${FSSNAP_TEST_DIR:-/dev/shm}/fat.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
 cd "$dir"
 
 fail()

@@ -20,6 +20,7 @@ clean_up () {
   rm -rf "$dir"
 }
 trap clean_up EXIT
+trap 'exit 129' HUP INT TERM
 
 fail () {
   echo "FAILED: $*"
@@ -31,7 +32,11 @@ mounted () {
   timeout 30 ntfs-3g -o "$2" "$1" "$mnt"
 }
 unmounted () {
-  umount "$mnt" || { sleep 1; umount "$mnt"; }
+  for _ in $(seq 200); do
+    ! umount "$mnt" 2>/dev/null || break
+    sleep 0.05
+  done
+  ! mountpoint -q "$mnt" || fail "$mnt is busy"
   for _ in $(seq 200); do
     pgrep -f "ntfs-3g .* $mnt\$" >/dev/null || return 0
     sleep 0.05

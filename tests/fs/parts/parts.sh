@@ -9,6 +9,7 @@ done
 
 dir=$(mktemp -d "${FSSNAP_TEST_DIR:-/dev/shm}/parts.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
+trap 'exit 129' HUP INT TERM
 image=$dir/image
 
 fail () {
@@ -72,14 +73,14 @@ kept () { # PATTERN
 }
 
 M=1048576
-FREE=$((M - 4096)) # of a swap space of 1 MiB
+FREE=$((2 * M - 4096)) # of a swap space of 2 MiB
 
 primary () {
   new 16M
-  table -X dos <<<"start=2048 size=2048 type=82
-start=8192 size=2048 type=83"
-  swap_at $M $M
-  swap_at $((4 * M)) $M
+  table -X dos <<<"start=2048 size=4096 type=82
+start=8192 size=4096 type=83"
+  swap_at $M $((2 * M))
+  swap_at $((4 * M)) $((2 * M))
   expect "1 swap $M $FREE
 2 swap $((4 * M)) $FREE"
 }
@@ -91,11 +92,11 @@ logical () { # SIZE COUNT STEP, in MiB
   script="start=2048 size=2048 type=83
 start=4096 type=5"
   for i in $(seq "$2"); do
-    script+=$'\n'"start=$(((2 + i * $3) * 2048)) size=2048 type=83"
+    script+=$'\n'"start=$(((2 + i * $3) * 2048)) size=4096 type=83"
   done
   table -X dos <<<"$script"
   for i in $(seq "$2"); do
-    swap_at $(((2 + i * $3) * M)) $M
+    swap_at $(((2 + i * $3) * M)) $((2 * M))
     expected+=$'\n'"$((4 + i)) swap $(((2 + i * $3) * M)) $FREE"
   done
   expect "1 unknown $M kept$expected"
@@ -163,14 +164,14 @@ END
 gpt () { # SECTOR
   new 64M
   if [ "$1" = 512 ]; then
-    table -X gpt <<<"start=2048 size=2048
-start=61440 size=2048 name=other
-start=67584 size=2048"
+    table -X gpt <<<"start=2048 size=4096
+start=61440 size=4096 name=other
+start=67584 size=4096"
   else
-    write_gpt "$1" 1 1 30 1 33 1
+    write_gpt "$1" 1 2 30 2 33 2
   fi
-  swap_at $M $M
-  swap_at $((30 * M)) $M
+  swap_at $M $((2 * M))
+  swap_at $((30 * M)) $((2 * M))
   expect "1 swap $M $FREE
 2 swap $((30 * M)) $FREE
 3 unknown $((33 * M)) kept"
@@ -194,12 +195,12 @@ gpt_many () {
   local i script="" expected=""
   new 300M
   for i in $(seq 32); do
-    script+="start=$((i * 4096)) size=2048"$'\n'
+    script+="start=$((i * 4096)) size=4096"$'\n'
     expected+="$i swap $((i * 2 * M)) $FREE"$'\n'
   done
   table -X gpt <<<"$script"
   for i in $(seq 32); do
-    swap_at $((i * 2 * M)) $M
+    swap_at $((i * 2 * M)) $((2 * M))
   done
   expect "${expected%$'\n'}"
 }
@@ -207,7 +208,7 @@ gpt_many () {
 hybrid () {
   gpt 512
   # The MBR has the first one, too.
-  patch $((0x1ce)) '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\x08\0\0'
+  patch $((0x1ce)) '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\x10\0\0'
   look
   if grep -q '"free": *\[\[' "$dir/out"; then
     expect "1 swap $M $FREE
@@ -244,7 +245,7 @@ tiny () {
   local size
   for size in 0 1 511 512 513 4095 4096 4097 65537; do
     new $size
-    kept 'nothing known is there'
+    kept 'too small'
     head -c $size /dev/urandom >"$image"
     look
     ! grep -q '"free": *\[\[' "$dir/out" || fail "random bytes are free"

@@ -34,6 +34,7 @@ cleanup ()
     rm -rf "$dir"
 }
 trap cleanup EXIT
+trap 'exit 129' HUP INT TERM
 
 # make IMAGE SIZE OPTIONS...: whether this mkfs can
 make ()
