@@ -3,8 +3,8 @@
 # Build, lint and test.  The last line printed is "N passed, M failed,
 # K skipped", over all runs; the status is 0 if nothing failed.
 #   check.sh check       everything; the sanitizer runs in their short form
-#   check.sh check-asan  unit, stress and fuzz tests, long, with ASan and UBSan
-#   check.sh check-tsan  the same with TSan
+#   check.sh check-asan  unit, stress, fuzz and fs tests, long, with ASan, UBSan
+#   check.sh check-tsan  unit, stress and fuzz tests, long, with TSan
 #   check.sh check-long  everything in long form, no sanitizer
 set -u
 cd "$(dirname "$0")/.." || exit
@@ -48,16 +48,21 @@ run_tests () {
   fi
 }
 
-# sanitized DIRECTORY WHICH SLOWER: build it and run the tests whose threads
-# and memory it is about, with that many times the timeout.  The address space
-# of gcc 12's TSan does not fit every kernel's ASLR.
+# sanitized DIRECTORY WHICH SLOWER SUITES...: build it and run the tests of the
+# suites, with that many times the timeout.  The address space of gcc 12's TSan
+# does not fit every kernel's ASLR.
 sanitized () {
   setarch -R true 2>/dev/null && local aslr=(setarch -R)
-  step "build with $2" sh scripts/build.sh "$1" -Db_sanitize="$2" \
-    -Db_lundef=false || return
-  run_tests "$1" --suite unit --suite stress --suite fuzz \
-    --timeout-multiplier "$3"
+  local directory=$1 which=$2 slower=$3
+  shift 3
+  step "build with $which" sh scripts/build.sh "$directory" \
+    -Db_sanitize="$which" -Db_lundef=false || return
+  run_tests "$directory" "${@/#/--suite=}" --timeout-multiplier "$slower"
 }
+
+# What has threads, and what reads what anybody may have written.
+asan=(unit stress fuzz fs)
+tsan=(unit stress fuzz)
 
 plain () {
   step "build with gcc" sh scripts/build.sh build || return
@@ -72,11 +77,12 @@ case $1 in
     plain
     step "build with clang" sh scripts/build-clang.sh
     step "lint" bash scripts/lint.sh
-    sanitized build-asan address,undefined 5
-    sanitized build-tsan thread 5
+    sanitized build-asan address,undefined 5 "${asan[@]}"
+    sanitized build-tsan thread 5 "${tsan[@]}"
     ;;
-  check-asan) FSSNAP_LONG=1 sanitized build-asan address,undefined 50 ;;
-  check-tsan) FSSNAP_LONG=1 sanitized build-tsan thread 50 ;;
+  check-asan)
+    FSSNAP_LONG=1 sanitized build-asan address,undefined 50 "${asan[@]}" ;;
+  check-tsan) FSSNAP_LONG=1 sanitized build-tsan thread 50 "${tsan[@]}" ;;
   check-long) FSSNAP_LONG=1 plain --timeout-multiplier 20 ;;
   *) echo "check.sh: no '$1'" >&2; exit 1 ;;
 esac
