@@ -13,4 +13,12 @@
  */
 ext2_filsys ext_open (struct reading *reading);
 
+/* BLOCK will be read after all that were announced before: those are read many
+ * at a time, as they may be scattered.
+ */
+void ext_announce (ext2_filsys fs, uint64_t block);
+
+/* Read a BLOCK that is WHAT.  0, or -1 after refuse (). */
+int ext_get (ext2_filsys fs, const char *what, void *buffer, uint64_t block);
+
 #endif

@@ -429,8 +429,8 @@ get_bitmap (struct ext *ext, dgrp_t group, uint32_t clusters)
     memset (ext->bitmap, 0, fs->blocksize);
     return apply_metadata (ext, group, true);
   }
-  if (reading_get (ext->reading, "a block bitmap", ext->bitmap, fs->blocksize,
-                   ext2fs_block_bitmap_loc (fs, group) * fs->blocksize)
+  if (ext_get (fs, "a block bitmap", ext->bitmap,
+               ext2fs_block_bitmap_loc (fs, group))
       == -1)
     return -1;
   if (!ext2fs_block_bitmap_csum_verify (
@@ -486,6 +486,9 @@ read_groups (struct ext *ext)
   ext2_filsys fs = ext->fs;
   const uint64_t said = ext2fs_free_blocks_count (fs->super);
 
+  for (dgrp_t group = 0; group < fs->group_desc_count; group++)
+    if (!ext2fs_bg_flags_test (fs, group, EXT2_BG_BLOCK_UNINIT))
+      ext_announce (fs, ext2fs_block_bitmap_loc (fs, group));
   for (dgrp_t group = 0; group < fs->group_desc_count; group++)
     if (read_group (ext, group) == -1)
       return -1;

@@ -21,6 +21,34 @@ source_read (struct source *source, void *buffer, size_t count, uint64_t offset)
   return count == 0 ? 0 : source->read (source, buffer, count, offset);
 }
 
+/* Also where SOURCE can do no better. */
+static int
+read_spans (struct source *source, const struct span *spans, size_t count,
+            uint64_t base)
+{
+  if (source->read_spans != NULL)
+    return source->read_spans (source, spans, count, base);
+  for (size_t i = 0; i < count; i++)
+    if (source_read (source, spans[i].buffer, spans[i].count,
+                     base + spans[i].offset)
+        == -1)
+      return -1;
+  return 0;
+}
+
+int
+source_read_spans (struct source *source, const struct span *spans,
+                   size_t count)
+{
+  for (size_t i = 0; i < count; i++)
+    if (spans[i].offset > source->size
+        || spans[i].count > source->size - spans[i].offset) {
+      errno = ERANGE;
+      return -1;
+    }
+  return read_spans (source, spans, count, 0);
+}
+
 void
 source_close (struct source *source)
 {
@@ -57,6 +85,24 @@ read_file (struct source *source, void *buffer, size_t count, uint64_t offset)
   return 0;
 }
 
+/* A disk does many at once, if it is told of them. */
+static int
+read_file_spans (struct source *source, const struct span *spans, size_t count,
+                 uint64_t base)
+{
+  const struct file *file = (const struct file *)source;
+
+  for (size_t i = 0; i < count; i++)
+    posix_fadvise (file->fd, (off_t)(base + spans[i].offset),
+                   (off_t)spans[i].count, POSIX_FADV_WILLNEED);
+  for (size_t i = 0; i < count; i++)
+    if (read_file (source, spans[i].buffer, spans[i].count,
+                   base + spans[i].offset)
+        == -1)
+      return -1;
+  return 0;
+}
+
 static void
 close_file (struct source *source)
 {
@@ -71,7 +117,9 @@ source_of_file (const char *path)
 
   if (file == NULL)
     return NULL;
-  file->source = (struct source){ .read = read_file, .close = close_file };
+  file->source = (struct source){ .read = read_file,
+                                  .read_spans = read_file_spans,
+                                  .close = close_file };
   file->fd = open (path, O_RDONLY | O_CLOEXEC);
   const off_t size = file->fd != -1 ? lseek (file->fd, 0, SEEK_END) : -1;
   if (size == -1) {
@@ -156,6 +204,16 @@ read_cached (struct source *source, void *buffer, size_t count, uint64_t offset)
   return 0;
 }
 
+/* Nothing of it is kept: whoever knows that many places is done with each. */
+static int
+read_cached_spans (struct source *source, const struct span *spans,
+                   size_t count, uint64_t base)
+{
+  const struct cache *cache = (const struct cache *)source;
+
+  return read_spans (cache->whole, spans, count, base);
+}
+
 static void
 close_cached (struct source *source)
 {
@@ -181,6 +239,7 @@ source_cached (struct source *whole)
   }
   cache->source = (struct source){ .size = whole->size,
                                    .read = read_cached,
+                                   .read_spans = read_cached_spans,
                                    .close = close_cached };
   cache->whole = whole;
   cache->memory = memory;
@@ -206,6 +265,15 @@ read_part (struct source *source, void *buffer, size_t count, uint64_t offset)
   return source_read (part->whole, buffer, count, part->offset + offset);
 }
 
+static int
+read_part_spans (struct source *source, const struct span *spans, size_t count,
+                 uint64_t base)
+{
+  const struct part *part = (const struct part *)source;
+
+  return read_spans (part->whole, spans, count, part->offset + base);
+}
+
 static void
 close_part (struct source *source)
 {
@@ -219,8 +287,10 @@ source_part (struct source *whole, uint64_t offset, uint64_t size)
 
   if (part == NULL)
     return NULL;
-  part->source
-      = (struct source){ .size = size, .read = read_part, .close = close_part };
+  part->source = (struct source){ .size = size,
+                                  .read = read_part,
+                                  .read_spans = read_part_spans,
+                                  .close = close_part };
   part->whole = whole;
   part->offset = offset;
   return &part->source;

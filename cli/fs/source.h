@@ -9,6 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Bytes to read among others: at least one, no more than 32 MiB. */
+struct span {
+  void *buffer;
+  size_t count;
+  uint64_t offset;
+};
+
 struct source {
   uint64_t size; /* bytes, set at creation */
 
@@ -17,6 +24,11 @@ struct source {
    */
   int (*read) (struct source *source, void *buffer, size_t count,
                uint64_t offset);
+  /* The same for COUNT spans, in any order and many at once, of which BASE
+   * is added to the offsets.  NULL: one after the other is as good.
+   */
+  int (*read_spans) (struct source *source, const struct span *spans,
+                     size_t count, uint64_t base);
   void (*close) (struct source *source); /* frees it, too */
 };
 
@@ -43,6 +55,13 @@ struct source *source_part (struct source *whole, uint64_t offset,
  */
 int source_read (struct source *source, void *buffer, size_t count,
                  uint64_t offset);
+
+/* What is scattered, faster than by one read for each: COUNT spans, where
+ * neighbours in the source that are so in memory, too, become one.  0, or -1
+ * with errno; which are read then is not known.
+ */
+int source_read_spans (struct source *source, const struct span *spans,
+                       size_t count);
 
 /* SOURCE may be NULL. */
 void source_close (struct source *source);

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
 # ext2, ext3, ext4 of many kinds, filled and aged: the free space is what
-# dumpe2fs says, and losing it does no harm.
+# dumpe2fs says, and losing it does no harm; also when they were grown, shrunk
+# and given other features.
 set -eu
 
 for tool in mke2fs dumpe2fs e2fsck python3; do
@@ -28,6 +29,9 @@ if mount -o loop "$image" "$mnt" 2>/dev/null; then
   umount "$mnt"
   loop=yes
 fi
+
+# Growing what is mounted takes CAP_SYS_RESOURCE, which is bit 24.
+may_grow=$((0x$(sed -n 's/^CapEff:\s*//p' /proc/self/status) >> 24 & 1))
 
 fail() {
   echo "FAILED: $kind, $size: $*"
@@ -129,7 +133,7 @@ lose() { # OPTION...
   fi
 }
 
-try() { # SIZE IN MIB, OPTIONS OF MKE2FS...
+make() { # SIZE IN MIB, OPTIONS OF MKE2FS...
   size=$1 kind="${*:2}" mountable=no
   rm -f "$image" "$copy"
   truncate -s "$1M" "$image"
@@ -138,7 +142,7 @@ try() { # SIZE IN MIB, OPTIONS OF MKE2FS...
   fill "$dir/tree" $(($1 * 1024 / 2))
   mke2fs -q -F "${@:2}" -d "$dir/tree" "$image" >"$dir/mke2fs" 2>&1 || {
     echo "not made: $kind, $size: $(tail -1 "$dir/mke2fs")"
-    return 0
+    return 1
   }
   # mke2fs -d does not count what it writes as quota.
   case $kind in
@@ -154,9 +158,75 @@ try() { # SIZE IN MIB, OPTIONS OF MKE2FS...
     detach
     compare
   fi
+}
+
+ok() {
+  echo "ok: $kind, $size MiB, mounted: $mountable, $(free_of "$image") free"
+}
+
+try() { # SIZE IN MIB, OPTIONS OF MKE2FS...
+  make "$@" || return 0
   lose
   lose --zero
-  echo "ok: $kind, $size MiB, mounted: $mountable, $(free_of "$image") free"
+  ok
+}
+
+change() { # COMMAND... that changes what was made
+  kind="$kind; ${*//"$dir/"/}"
+  # It is what these tools insist on.
+  e2fsck -fy "$image" >"$dir/changed" 2>&1 || fail "a check before"
+  "$@" >"$dir/changed" 2>&1 || {
+    cat "$dir/changed"
+    fail "not done"
+  }
+  # The kernel need not know the feature.
+  mountable=no
+  if [ $loop = yes ] && attach "$image" 2>/dev/null; then
+    detach
+    mountable=yes
+  fi
+  compare
+  lose
+  ok
+}
+
+# Under the kernel, and used on.
+grow_mounted() { # SIZE IN MIB
+  if [ $mountable = no ] || [ $may_grow = 0 ]; then
+    echo "not grown while mounted: $kind"
+    return 0
+  fi
+  size=$1 kind="$kind; grown to $1 while mounted"
+  truncate -s "$1M" "$image"
+  attach "$image" || fail "not mounted"
+  resize2fs "$(findmnt -no SOURCE "$mnt")" >"$dir/changed" 2>&1 || {
+    cat "$dir/changed"
+    fail "not grown"
+  }
+  write_files "$mnt" "grown$1-" 30 100
+  rm -rf "$mnt/grown$1-1"
+  sums "$mnt" >"$dir/sums"
+  detach
+  compare
+  lose
+  ok
+}
+
+resize() { # SIZE IN MIB OF THE IMAGE, OPTIONS AND SIZE FOR RESIZE2FS...
+  size=$1
+  truncate -s "$1M" "$image"
+  change resize2fs "${@:3}" "$image" ${2:+"$2"}
+}
+
+# Each way there and back.
+resized() { # OPTIONS OF MKE2FS...
+  make 64 "$@" || return 0
+  resize 150 150M
+  grow_mounted 512
+  resize 512 300M
+  grow_mounted 600
+  resize 600 "" -M
+  resize 600 ""
 }
 
 try 24 -t ext2 -b 1024
@@ -170,6 +240,28 @@ try 60 -t ext4 -b 1024 -O meta_bg,^resize_inode,^flex_bg
 try 60 -t ext4 -b 1024 -O sparse_super2,mmp
 try 40 -t ext4 -b 1024 -O ^sparse_super,^resize_inode,^flex_bg
 try 40 -t ext4 -O quota,project,orphan_file,inline_data,ea_inode,fast_commit
+
+resized -t ext4
+resized -t ext4 -b 1024 -O ^flex_bg
+resized -t ext4 -b 1024 -O ^resize_inode
+resized -t ext4 -b 1024 -O meta_bg,^resize_inode
+resized -t ext3 -b 1024
+# Not shrunk: resize2fs 1.47.0 then makes a wrong bitmap of it when it grows.
+make 64 -t ext4 -b 1024 -O sparse_super2
+resize 150 150M
+
+make 40 -t ext4 -b 1024 -O ^64bit,^metadata_csum,uninit_bg
+change tune2fs -O metadata_csum "$image"
+change resize2fs -b "$image"
+change tune2fs -O quota "$image"
+change tune2fs -O ^has_journal "$image"
+change tune2fs -j "$image"
+change tune2fs -O metadata_csum_seed "$image"
+change tune2fs -U random "$image"
+change resize2fs -s "$image"
+change tune2fs -O ^metadata_csum "$image"
+change tune2fs -O ^quota "$image"
+
 if [ -n "${FSSNAP_LONG:-}" ]; then
   for mib in 3 10 65 257 700; do
     for block in 1024 2048 4096; do

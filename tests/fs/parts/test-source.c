@@ -207,6 +207,53 @@ test_part_of_nothing (void **state)
   source_close (part);
 }
 
+/* Spans of SOURCE, which has what is in content from BASE on. */
+static void
+check_spans (struct source *source, size_t base)
+{
+  static unsigned char buffer[6][PIECE];
+  struct span spans[6];
+
+  for (size_t i = 0; i < 6; i++)
+    spans[i] = (struct span){ buffer[i], i == 3 ? 7 : PIECE,
+                              i < 3 ? i * PIECE : (8 - i) * PIECE + 11 };
+  memset (buffer, 0x77, sizeof buffer);
+  assert_int_equal (source_read_spans (source, spans, 6), 0);
+  for (size_t i = 0; i < 6; i++)
+    assert_memory_equal (buffer[i], content + base + spans[i].offset,
+                         spans[i].count);
+  assert_int_equal (buffer[3][7], 0x77);
+  assert_int_equal (source_read_spans (source, spans, 0), 0);
+  spans[4].offset = source->size - PIECE + 1;
+  errno = 0;
+  assert_int_equal (source_read_spans (source, spans, 6), -1);
+  assert_int_equal (errno, ERANGE);
+  spans[4].offset = UINT64_MAX;
+  assert_int_equal (source_read_spans (source, spans, 6), -1);
+}
+
+static void
+test_spans (void **state)
+{
+  (void)state;
+  struct fake fake = new_fake (SIZE);
+  struct source *cached = source_cached (&fake.source);
+  struct source *part = source_part (cached, 100, SIZE - 200);
+  struct source *file = source_of_file (path);
+  char buffer[100];
+  const struct span span = { buffer, sizeof buffer, 50 };
+
+  check_spans (cached, 0);
+  check_spans (part, 100);
+  check_spans (file, 0);
+  fake.bad = 160;
+  assert_int_equal (source_read_spans (part, &span, 1), -1);
+  assert_int_equal (errno, EIO);
+  source_close (part);
+  source_close (cached);
+  source_close (file);
+}
+
 static int
 set_up (void **state)
 {
@@ -235,7 +282,8 @@ main (void)
     cmocka_unit_test (test_cached_errors),
     cmocka_unit_test (test_part),
     cmocka_unit_test (test_part_of_nothing),
-    cmocka_unit_test (test_file),
+    cmocka_unit_test (test_spans),
+    cmocka_unit_test (test_file), /* which shortens it */
   };
 
   return cmocka_run_group_tests (tests, set_up, tear_down);
