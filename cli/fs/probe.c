@@ -27,6 +27,8 @@
 #define SECTOR 512
 #define TABLE 4096 /* a partition table's sector, at most */
 
+#define PROTECTIVE 0xee /* what an MBR calls the GPT's disk */
+
 /* Tables of logical partitions, one for each; nobody has as many.  libblkid
  * would go round in a loop of them for ever.
  */
@@ -216,7 +218,9 @@ take_partitions (struct probed *probed, blkid_partlist list, uint64_t size)
       .offset = (uint64_t)blkid_partition_get_start (found) * SECTOR,
       .size = (uint64_t)blkid_partition_get_size (found) * SECTOR,
     };
-    if (partition.offset > size || partition.size > size - partition.offset)
+    if (probed->why == NULL
+        && (partition.offset > size
+            || partition.size > size - partition.offset))
       probed->why
           = text ("partition %u is not within the disk", partition.number);
     probed->partitions[probed->count++] = partition;
@@ -230,9 +234,39 @@ take_partitions (struct probed *probed, blkid_partlist list, uint64_t size)
   }
 }
 
+/* A hybrid table is a GPT with partitions in its MBR, too, which others may
+ * use.  They must be the same ones, or lie where the GPT has none.
+ */
+static int
+check_hybrid (const struct picture *picture, struct probed *probed)
+{
+  unsigned char boot[SECTOR];
+
+  if (source_read (picture->source, boot, sizeof boot, 0) == -1)
+    return -1;
+  for (unsigned i = 0; i < 4 && probed->why == NULL; i++) {
+    const struct entry entry = get_entry (boot, i);
+    const uint64_t offset = (uint64_t)entry.start * picture->sector;
+    const uint64_t size = (uint64_t)entry.size * picture->sector;
+    if (entry.type == PROTECTIVE || entry.type == 0)
+      continue;
+    for (size_t p = 0; p < probed->count && probed->why == NULL; p++) {
+      const struct partition *other = &probed->partitions[p];
+      if ((other->offset != offset || other->size != size)
+          && offset < other->offset + other->size
+          && other->offset < offset + size)
+        probed->why = text ("the MBR has another partition where the GPT has "
+                            "partition %u",
+                            other->number);
+    }
+  }
+  return 0;
+}
+
 /* What a probe that is done has found.  0, or -1. */
 static int
-take_found (blkid_probe pr, struct probed *probed, uint64_t size)
+take_found (const struct picture *picture, blkid_probe pr,
+            struct probed *probed)
 {
   probed->type = value_of (pr, "TYPE");
   probed->table = value_of (pr, "PTTYPE");
@@ -241,8 +275,9 @@ take_found (blkid_probe pr, struct probed *probed, uint64_t size)
   blkid_partlist list = blkid_probe_get_partitions (pr);
   if (list == NULL)
     return -1;
-  take_partitions (probed, list, size);
-  return 0;
+  take_partitions (probed, list, picture->source->size);
+  return strcmp (probed->table, "gpt") == 0 ? check_hybrid (picture, probed)
+                                            : 0;
 }
 
 /* 0, or -1 with errno, which may be 0. */
@@ -262,7 +297,7 @@ look (const struct picture *picture, blkid_probe pr, struct probed *probed)
     probed->why = text ("it looks like more than one thing");
   else if (r < 0)
     return -1;
-  return r == 0 ? take_found (pr, probed, picture->source->size) : 0;
+  return r == 0 ? take_found (picture, pr, probed) : 0;
 }
 
 static int

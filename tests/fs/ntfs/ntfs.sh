@@ -191,6 +191,41 @@ refused "$dir/bad" 'the log'
 again; patch "$dir/bad" "$(record_at 2)" 'BAAD'
 refused "$dir/bad" '.'
 
+# As Windows leaves it: VERSION CLIENTS FLAGS.
+log_with () {
+  again
+  python3 - "$dir/bad" $((log * 4096)) "$@" <<'END'
+import struct
+import sys
+image, at, major, clients, flags = sys.argv[1], *map(int, sys.argv[2:])
+SIZE = 2 << 20
+area = struct.pack("<QHHHHIHHQIHHII", 0x100000, 1, 0xffff if clients else 0,
+                   0 if clients else 0xffff, flags, 67 - SIZE.bit_length(),
+                   208, 48, SIZE, 64, 48, 64, 1, 0)
+client = struct.pack("<QQHHH6xI", 0x100000, 0x100000, 0xffff, 0xffff, 0, 8)
+client += "NTFS".encode("utf-16-le").ljust(128, b"\0")
+page = bytearray(b"RSTR" + struct.pack("<HHQIIHHH", 30, 9, 0, 4096, 4096, 48,
+                                       1 if major == 1 else 0, major))
+page += bytes(48 - len(page)) + area + client
+page += bytes(4096 - len(page))
+struct.pack_into("<H", page, 30, 1)
+for i in range(8):
+    page[32 + 2 * i:34 + 2 * i] = page[512 * i + 510:512 * i + 512]
+    struct.pack_into("<H", page, 512 * i + 510, 1)
+with open(image, "r+b") as f:
+    f.seek(at)
+    f.write(page * 2)
+END
+}
+log_with 1 1 0
+refused "$dir/bad" 'the log needs to be replayed'
+log_with 1 1 2
+"$FSSNAP" candidates "$dir/bad" | grep -q 'ntfs.*-$' || fail "a clean log"
+log_with 1 0 0
+"$FSSNAP" candidates "$dir/bad" | grep -q 'ntfs.*-$' || fail "a closed log"
+log_with 2 1 0 # fast startup, since Windows 8
+refused "$dir/bad" 'the log'
+
 # Hibernation.
 again
 mounted "$dir/bad" rw

@@ -205,16 +205,65 @@ gpt_many () {
   expect "${expected%$'\n'}"
 }
 
+# The MBR has partitions besides, which others may use.
 hybrid () {
   gpt 512
-  # The MBR has the first one, too.
   patch $((0x1ce)) '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\x10\0\0'
-  look
-  if grep -q '"free": *\[\[' "$dir/out"; then
-    expect "1 swap $M $FREE
+  expect "1 swap $M $FREE
 2 swap $((30 * M)) $FREE
 3 unknown $((33 * M)) kept"
-  fi
+}
+hybrid_differs () {
+  gpt 512
+  patch $((0x1ce)) '\0\0\0\0\x83\0\0\0\0\x08\0\0\0\x08\0\0'
+  kept 'another partition where the GPT has partition 1'
+  # Where the GPT has none.
+  gpt 512
+  patch $((0x1ce)) '\0\0\0\0\x83\0\0\0\0\x40\0\0\0\x08\0\0'
+  expect "1 swap $M $FREE
+2 swap $((30 * M)) $FREE
+3 unknown $((33 * M)) kept"
+}
+
+gpt_no_mbr () {
+  gpt 512
+  patch $((0x1c2)) '\0'
+  kept 'nothing known'
+}
+
+gpt_lost () { # both tables
+  gpt 512
+  patch $((512 + 60)) '\x77'
+  patch $((64 * M - 512 + 60)) '\x77'
+  expect ""
+}
+
+gpt_overlap () {
+  new 64M
+  write_gpt 512 1 2 2 2 33 2
+  swap_at $M $((2 * M))
+  swap_at $((2 * M)) $((2 * M))
+  kept 'partitions 1 and 2 overlap'
+}
+
+gpt_grown () { # the second table is not at the end any more
+  gpt 512
+  truncate -s 100M "$image"
+  expect "1 swap $M $FREE
+2 swap $((30 * M)) $FREE
+3 unknown $((33 * M)) kept"
+}
+
+table_in_partition () { # a virtual machine's disk
+  primary
+  cp "$image" "$dir/inner"
+  new 64M
+  table -X dos <<<"start=2048 size=32768 type=83
+start=40960 size=4096 type=82"
+  dd if="$dir/inner" of="$image" bs=1M seek=1 conv=notrunc status=none
+  swap_at $((20 * M)) $((2 * M))
+  expect "1 unknown $M kept
+2 swap $((20 * M)) $FREE"
 }
 
 overlap () {
@@ -316,21 +365,34 @@ ambivalent () { # the first sector of XFS, which mkswap did not wipe
   kept 'more than one thing'
 }
 
+ambivalent_partition () { # the others are read
+  [ -e "$dir/xfs" ] || return 0
+  primary
+  dd if="$dir/xfs" of="$image" bs=512 count=1 seek=2048 conv=notrunc \
+    status=none
+  expect "1 unknown $M kept
+2 swap $((4 * M)) $FREE"
+}
+
 table_and_type () {
   primary
-  swap_at 0 $M
-  dd if="$dir/swap.$M" of="$image" bs=1 skip=4086 seek=4086 count=10 \
+  dd if="$dir/swap.$((2 * M))" of="$image" bs=1024 skip=1 seek=1 count=3 \
     conv=notrunc status=none
-  table -X dos <<<"start=2048 size=2048"
-  dd if="$dir/swap.$M" of="$image" bs=1 skip=1024 seek=1024 count=3072 \
-    conv=notrunc status=none
-  look
-  ! grep -q '\[4096,' "$dir/out" || fail "the disk is a swap space"
+  kept 'there is a partition table, too'
+}
+
+fuzz () {
+  logical 32 3 8
+  "$FUZZ_PARTS" "$image" "${FSSNAP_LONG:+10}5"
+  gpt 512
+  "$FUZZ_PARTS" "$image" "${FSSNAP_LONG:+10}5"
 }
 
 all=(primary logical_few logical_many logical_far loop gpt_512 gpt_4096
-  gpt_second gpt_many hybrid overlap beyond empty tiny luks lvm raid
-  raid_with_table raid_in_partition ambivalent table_and_type)
+  gpt_second gpt_many gpt_no_mbr gpt_lost gpt_overlap gpt_grown hybrid
+  hybrid_differs overlap beyond empty tiny luks lvm raid
+  raid_with_table raid_in_partition ambivalent
+  ambivalent_partition table_in_partition table_and_type fuzz)
 [ $# -gt 0 ] || set -- "${all[@]}"
 for one; do
   echo "$one"

@@ -79,6 +79,31 @@ breaks "AGI's checksum" $((1024 + 400))
 breaks "AGFL is not" $((1536 + 100))
 breaks "wrong checksum" $((tree + 900))
 
+what="interior nodes"
+cp --sparse=always "$dir/image" "$dir/flat"
+make "$dir/image" 320M -b size=1024 -d agcount=2 || fail "mkfs"
+if mount -o loop "$dir/image" "$dir/mnt"; then
+    "$here/log.py" fragment "$dir/mnt" 28000
+    umount "$dir/mnt"
+    free_of "$dir/image"
+    for which in bno cnt; do
+        [ "$(field "$dir/image" "agf 0" ${which}level)" = 3 ] \
+            || fail "${which}level is not 3"
+        root=$(($(field "$dir/image" "agf 0" ${which}root) * 1024))
+        # The second key, its block (the first, or none), the number of keys, the level.
+        changes_at "does not begin with its key" $root 1024 52 64 00000007
+        first=$(od -An -tx1 -j $((root + 696)) -N 4 "$dir/image" | tr -d ' ')
+        changes_at "wrong neighbours" $root 1024 52 700 "$first"
+        changes_at "out of bounds" $root 1024 52 700 7fffffff
+        changes_at "number of keys" $root 1024 52 6 0051
+        changes_at "is not in its parent" $root 1024 52 6 0001
+        changes_at "of another level" $root 1024 52 4 0001
+    done
+    what="fuzz, interior nodes"
+    "$FUZZ" xfs "$dir/image" "$rounds"
+fi
+mv "$dir/flat" "$dir/image"
+
 what="a truncated one"
 cp --sparse=always "$dir/image" "$dir/copy"
 truncate -s 319M "$dir/copy"

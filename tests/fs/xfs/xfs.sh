@@ -70,6 +70,71 @@ freeze ()
     frozen=
 }
 
+# Thousands of free extents of one block: the btrees have interior nodes.
+fragment ()
+{
+    "$here/log.py" fragment "$dir/mnt" 28000
+    sync -f "$dir/mnt"
+}
+
+check_fragmented ()
+{
+    local root
+    for root in bnolevel cntlevel; do
+        [ "$(field "$dir/image" "agf 0" $root)" -ge 3 ] \
+            || fail "$root is $(field "$dir/image" "agf 0" $root)"
+    done
+}
+
+log_place ()
+{
+    local start
+    start=$(field "$dir/image" "sb 0" logstart)
+    xfs_db -r -c "convert fsblock $start byte" "$dir/image" \
+        | sed 's/.*(\(.*\)).*/\1/'
+    echo $(($(field "$dir/image" "sb 0" logblocks) \
+                * $(field "$dir/image" "sb 0" blocksize)))
+}
+
+# Go round in the log, and then on in small steps to its end: one of the frozen
+# ones has records on both sides of it.
+wrap ()
+{
+    local place cycle head blocks steps=0 chunk=64
+    read -r -d '' -a place < <(log_place) || :
+    blocks=$((place[1] / 512))
+    "$here/log.py" churn "$dir/mnt" 3000 "$dir/image" "${place[@]}"
+    while [ $((steps += 1)) -le 400 ]; do
+        fsfreeze -f "$dir/mnt"
+        frozen=yes
+        free_of "$dir/image"
+        read -r cycle head < <("$here/log.py" head "$dir/image" "${place[@]}")
+        fsfreeze -u "$dir/mnt"
+        frozen=
+        [ "$head" -ge "$chunk" ] || break
+    done
+    [ "$cycle" -ge 3 ] || fail "the log has not gone round: $cycle"
+    echo "cycle $cycle, head $head of $blocks after $steps times"
+}
+
+grow ()
+{
+    truncate -s 700M "$dir/image"
+    losetup -c "$(findmnt -no SOURCE "$dir/mnt")"
+    xfs_growfs "$dir/mnt" >/dev/null || fail "xfs_growfs"
+    mkdir "$dir/mnt/grown"
+    "$here/fill.py" "$dir/mnt/grown" "$files" 2
+}
+
+check_grown ()
+{
+    [ "$(field "$dir/image" "sb 0" dblocks)" = $((700 << 8)) ] \
+        || fail "it has not grown"
+}
+
+# $meanwhile is done to it while it is mounted, then $check
+meanwhile=:
+check=:
 try ()
 {
     what=$*
@@ -86,12 +151,14 @@ try ()
         return 0
     fi
     "$here/fill.py" "$dir/mnt" "$files"
+    "$meanwhile"
     exec 9>"$dir/mnt/open"
     head -c 100000 /dev/urandom >&9
     rm "$dir/mnt/open"
     freeze
     exec 9>&-
     umount "$dir/mnt"
+    "$check"
     lose "$dir/image"
     lose "$dir/image" --zero
     frozen_image=yes
@@ -130,6 +197,14 @@ try_old ()
 
 try 320M -b size=4096 -m rmapbt=1,reflink=0
 try 320M -b size=1024 -m reflink=1 -l su=32k
+meanwhile=fragment check=check_fragmented
+try 320M -b size=1024 -d agcount=2
+meanwhile=wrap check=:
+# mkfs.xfs would have it larger, as it takes longer to fill.
+try 320M --unsupported -l size=10m
+meanwhile=grow check=check_grown
+try 320M -m rmapbt=1,reflink=1,bigtime=1,inobtcount=1 -i nrext64=1
+meanwhile=: check=:
 try_old 320M
 try_old 320M -b size=512 -l version=1
 try_old 320M -b size=1k -l lazy-count=0
