@@ -127,9 +127,10 @@ btrfs_options (void)
                                                  : "ro,nologreplay";
 }
 
-/* The kernel keeps in mind which btrfs it saw on which device, and refuses one
- * that is mounted from elsewhere if it takes this device for another's.  Ours
- * is new, and what had its number before is gone.
+/* The kernel keeps in mind which btrfs it saw on which device.  What it saw on
+ * this one, before that had its number, is gone.  A btrfs of the same UUID on
+ * another device, the origin's, is not ours to forget: before Linux 6.7 it
+ * may be in the way.
  */
 static void
 forget_btrfs (const char *device)
@@ -231,6 +232,10 @@ mount_device (const char *device, const char *directory)
     complain ("%s (%s) is not mounted on %s; the kernel's log may say why "
               "('dmesg'), also if the kernel has no %s",
               device, type, directory, type);
+    if (strcmp (type, "btrfs") == 0)
+      complain ("if the origin's file system is in its way, which has the same "
+                "UUID: unmount that, run 'btrfs device scan --forget', and try "
+                "again");
     return -1;
   }
   /* btrfs knows a file system by its UUID, and may take the origin's. */
