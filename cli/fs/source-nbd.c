@@ -24,9 +24,12 @@ struct nbd {
   bool broken;      /* some never ended: their memory may be written to */
 };
 
+/* The errno of what just failed. */
 static int
-error_of_nbd (void)
+error_of (const struct nbd *nbd)
 {
+  if (nbd_aio_is_dead (nbd->handle) == 1)
+    return ENOTCONN; /* libnbd says EINVAL from the second time on */
   return nbd_get_errno () != 0 ? nbd_get_errno () : EIO;
 }
 
@@ -43,7 +46,7 @@ read_nbd (struct source *source, void *buffer, size_t count, uint64_t offset)
   while (count > 0) {
     const size_t n = count < REQUEST_MAX ? count : REQUEST_MAX;
     if (nbd_pread (nbd->handle, next, n, offset, 0) == -1) {
-      errno = error_of_nbd ();
+      errno = error_of (nbd);
       return -1;
     }
     next += n;
@@ -70,7 +73,7 @@ wait_for_requests (struct nbd *nbd, size_t count)
 {
   while (nbd->in_flight > count && !nbd->broken)
     if (nbd_poll (nbd->handle, -1) == -1 && nbd->in_flight > 0) {
-      nbd->error = error_of_nbd ();
+      nbd->error = error_of (nbd);
       nbd->broken = true;
     }
 }
@@ -87,7 +90,7 @@ send_request (struct nbd *nbd, char *buffer, size_t count, uint64_t offset)
   nbd->in_flight++;
   if (nbd_aio_pread (nbd->handle, buffer, count, offset, ended, 0) == -1) {
     nbd->in_flight--;
-    nbd->error = error_of_nbd ();
+    nbd->error = error_of (nbd);
   }
 }
 
