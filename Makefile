@@ -2,7 +2,8 @@
 # The few commands of this project; meson does the building.  Each target
 # works alone on a fresh Debian 12: what is missing is installed first.
 
-.PHONY: all demo check check-asan check-tsan check-long lint install clean
+.PHONY: all demo check check-asan check-tsan check-long lint bench bench-check \
+  install clean
 
 all:
 	@sh scripts/setup.sh build
@@ -20,6 +21,15 @@ check check-asan check-tsan check-long:
 lint:
 	@sh scripts/setup.sh build check lint
 	@bash scripts/lint.sh
+
+# The comparison with the peers, about half an hour; docs/bench/README.md.
+bench: all
+	@sh scripts/setup.sh bench
+	@python3 bench/bench.py compare
+
+bench-check: all
+	@sh scripts/setup.sh bench
+	@python3 bench/bench.py check
 
 # Where "nbdkit fssnap" and "man" look.
 install: all

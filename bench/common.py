@@ -54,11 +54,12 @@ class Server:
 
     def __init__(self, directory, *arguments):
         self.socket = os.path.join(directory, "socket")
+        self.pidfile = os.path.join(directory, "pid")
         self.log = tempfile.TemporaryFile()
         read, write = os.pipe()
         # The command runs when nbdkit serves, and for as long as it should.
         self.process = subprocess.Popen(
-            ["nbdkit", "-U", self.socket, *arguments,
+            ["nbdkit", "-U", self.socket, "-P", self.pidfile, *arguments,
              "--run", f"echo up >&{write}; exec {write}>&-; read _"],
             stdin=subprocess.PIPE, pass_fds=[write],
             stdout=subprocess.DEVNULL, stderr=self.log)
@@ -77,6 +78,12 @@ class Server:
         self.show_log()
         if os.path.exists(self.socket):
             os.unlink(self.socket)
+
+    @property
+    def pid(self):
+        """The server's; the process that was begun is the command's."""
+        with open(self.pidfile, encoding="ascii") as f:
+            return int(f.read())
 
     def show_log(self):
         """What is wrong, if anything is."""
@@ -113,13 +120,13 @@ class Control:
         return reply["result"]
 
 
-def make_origin(directory, length=None):
-    """SIZE MiB of data that is not zeros, so that every chunk must be
-    stored; and a hole behind them, up to LENGTH bytes."""
-    path = os.path.join(directory, f"origin-{length}.img")
+def make_origin(directory, length=None, data=SIZE):
+    """DATA MiB that are not zeros, so that every chunk must be stored; and a
+    hole behind them, up to LENGTH bytes."""
+    path = os.path.join(directory, f"origin-{length}-{data}.img")
     block = os.urandom(1 << 20)
     with open(path, "wb") as f:
-        for i in range(SIZE):
+        for i in range(data):
             f.write(i.to_bytes(8, "little") + block[8:])
         try:
             f.truncate(length)
@@ -128,15 +135,20 @@ def make_origin(directory, length=None):
     return path
 
 
+def build_program(directory, source, *flags):
+    """Compile one of those that lie here; its path."""
+    program = os.path.join(directory, os.path.splitext(source)[0])
+    subprocess.run(["cc", "-O2", "-std=gnu11", "-o", program,
+                    os.path.join(os.path.dirname(__file__), source), *flags],
+                   check=True)
+    return program
+
+
 def build_random_writes(directory):
     """The program of random-writes.c."""
-    program = os.path.join(directory, "random-writes")
-    source = os.path.join(os.path.dirname(__file__), "random-writes.c")
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libnbd"],
                            check=True, capture_output=True, text=True).stdout
-    subprocess.run(["cc", "-O2", "-std=gnu11", "-o", program, source,
-                    *flags.split()], check=True)
-    return program
+    return build_program(directory, "random-writes.c", *flags.split())
 
 
 def file_system(path):
