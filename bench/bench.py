@@ -47,6 +47,7 @@ To see that all of it runs, in about two minutes:
     done
 """
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -69,6 +70,7 @@ def main():
             "start": start_times, "candidates": candidates_found}
     if len(sys.argv) != 2 or sys.argv[1] not in what:
         sys.exit(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     directory = tempfile.mkdtemp(prefix="fssnap-bench-", dir=BASE)
     try:
         what[sys.argv[1]](directory)
