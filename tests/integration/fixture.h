@@ -46,6 +46,7 @@ struct fixture {
   unsigned handle_count;
   struct kept *kept;
   size_t kept_count;
+  unsigned runs; /* of nbdkit by run_nbdkit, that need a socket */
 };
 
 /* For cmocka: *STATE is a variant or NULL before, a fixture after. */

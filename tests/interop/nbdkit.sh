@@ -38,7 +38,7 @@ grep -q '^fssnap_chunksize=' "$dir/dump"
 
 # A senseless value: status 1, one line that has it all.
 status=0
-nbdkit -U - "$FSSNAP_PLUGIN" "$dir/disk.img" chunksize=3000 --run true \
+nbdkit -U "$dir/refused" "$FSSNAP_PLUGIN" "$dir/disk.img" chunksize=3000 --run true \
   2>"$dir/error" || status=$?
 [ "$status" = 1 ] || fail "chunksize=3000: status $status"
 [ "$(wc -l <"$dir/error")" = 1 ] || fail "more than one line of error"

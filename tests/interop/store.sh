@@ -89,7 +89,7 @@ is_kept 1 monday tuesday
   fail "list --store: $(fssnap list --store="$store")"
 refused "$store" check "$store"
 status=0
-run_nbdkit -U - "$FSSNAP_PLUGIN" "$dir/1.img" store="$store" --run true \
+run_nbdkit -U "$dir/refused" "$FSSNAP_PLUGIN" "$dir/1.img" store="$store" --run true \
   2>"$dir/err" || status=$?
 [ "$status" = 1 ] || fail "a second server: status $status"
 grep -qF "$store" "$dir/err" || fail "a second server: $(cat "$dir/err")"
