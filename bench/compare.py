@@ -2,14 +2,16 @@
 """The comparison with the peers, and the ratios that must hold.
 
 A case is a load, run against several candidates; a goal is a ratio of two
-candidates of a case, round by round.  The limit is what a server could do that copies before
-it writes and does one thing at a time: 1 / (1 / F + 1 / C), with F what
-nbdkit's file plugin does under the load and C what threads can copy that do
-nothing else (copies.c).
+candidates of a case, round by round.  The limit is what a server could do
+that copies before it writes and does one thing at a time: 1 / (1 / F + 1 / C),
+with F what nbdkit's file plugin does under the load and C what threads can
+copy that do nothing else (copies.c).
 """
 import dataclasses
+import functools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -72,17 +74,32 @@ READ_1M = Load("1 MiB sequential reads", "read", MIB)
 # chunks of the candidates are.
 HALF = dataclasses.replace(WRITE_64K, total=SIZE * MIB // 2)
 
-# What a snapshot copies before the next is taken, when there are several.
-LITTLE = dataclasses.replace(WRITE_4K, total=100 * 4 * KIB)
+
+def write_little(server):
+    """What a snapshot copies before the next is taken, when there are
+    several: 100 chunks somewhere."""
+    writes = []
+    for _ in range(100):
+        offset = random.randrange(SIZE * MIB // 4096) * 4096
+        writes += ["-c", f"aio_write -q -P 1 {offset} 4k"]
+    subprocess.run(["qemu-io", "-f", "raw",
+                    f"nbd+unix:///?socket={server.socket}", *writes],
+                   check=True)
+
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A server, and what happens to it before the load."""
     make: object
+    arguments: tuple = ()
     before: Load = None
     export: str = ""
     beside: Load = None  # runs against the origin meanwhile
+
+    def start(self, directory, origin):
+        """The server."""
+        return self.make(directory, origin, *self.arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +129,10 @@ class Case:
 
 def fssnap(*arguments, **more):
     """A candidate of ours; ARGUMENTS are the plugin's."""
-    count, between = more.pop("count", 1), more.pop("between", None)
-
-    def make(directory, origin):
-        return Fssnap(directory, origin, *arguments, count=count,
-                      between=between)
-    return Candidate(make, **more)
+    snapshots = {key: more.pop(key) for key in ("count", "times", "between")
+                 if key in more}
+    return Candidate(functools.partial(Fssnap, **snapshots),
+                     arguments=arguments, **more)
 
 
 FILE, QEMU, NONE = Candidate(File), Candidate(Qemu), fssnap(count=0)
@@ -178,7 +193,8 @@ def cases():
                        (Goal("fssnap", "nbdkit file", 0.95),
                         Goal("fssnap", "qemu-storage-daemon", 1.2)))
     yield Case("first touch", WRITE_4K,
-               {f"{count} snapshots": fssnap(count=count, between=LITTLE)
+               {f"{count} snapshots": fssnap(count=count, times=DEPTHS[-1],
+                                             between=write_little)
                 for count in DEPTHS},
                (Goal(f"{DEPTHS[-1]} snapshots", f"{DEPTHS[0]} snapshots",
                      0.9),))
@@ -252,7 +268,7 @@ class Bench:
         """One run of one candidate."""
         if candidate is None:
             return self.copy_alone(load)
-        with candidate.make(self.directory, self.origin(load.size)) as server:
+        with candidate.start(self.directory, self.origin(load.size)) as server:
             if candidate.before is not None:
                 candidate.before.run(server)
             with Beside(candidate.beside, server):

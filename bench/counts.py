@@ -50,12 +50,12 @@ def count_one(bench, load, candidate):
     """What one write of LOAD takes."""
     origin = bench.origin(load.size)
     writes = load.total // load.block
-    with candidate.make(bench.directory, origin) as server:
+    with candidate.start(bench.directory, origin) as server:
         before = io_of(server.pid)
         load.run(server)
         copied = server.copied()
         after = io_of(server.pid)
-    with candidate.make(bench.directory, origin) as server:
+    with candidate.start(bench.directory, origin) as server:
         with Strace(server.pid) as strace:
             load.run(server)
             server.copied()

@@ -27,10 +27,12 @@ class File(Server):
 
 
 class Fssnap(Server):
-    """This project; ARGUMENTS are the plugin's.  COUNT snapshots, or none;
-    BETWEEN is a load that runs after each of them but the last."""
+    """This project; ARGUMENTS are the plugin's.  COUNT snapshots, or none.
+    Before each of the last COUNT of TIMES (at least COUNT) calls of BETWEEN
+    with the server, one is taken."""
 
-    def __init__(self, directory, origin, *arguments, count=1, between=None):
+    def __init__(self, directory, origin, *arguments, count=1, times=0,
+                 between=lambda server: None):
         self.control = os.path.join(directory, "control")
         self.count = count
         self.store = os.path.join(directory, "store")
@@ -42,10 +44,10 @@ class Fssnap(Server):
         super().__init__(directory, PLUGIN, origin, "snapshot=no",
                          f"control={self.control}", *arguments)
         with Control(self.control) as control:
-            for i in range(count):
-                if i > 0 and between is not None:
-                    between.run(self)
-                control.call("snapshot.create")
+            for left in range(max(count, times), 0, -1):
+                if left <= count:
+                    control.call("snapshot.create")
+                between(self)
 
     def __exit__(self, *_):
         super().__exit__()

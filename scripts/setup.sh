@@ -15,7 +15,7 @@ packages_of () {
     check) echo bash-completion clang fio fuse3 mount util-linux e2fsprogs \
       xfsprogs btrfs-progs dosfstools exfat-fuse exfatprogs ntfs-3g fdisk mtools \
       busybox-static cpio nbd-client qemu-block-extra qemu-system-x86 ;;
-    bench) echo fio gnuplot-nox libnbd-bin python3 qemu-system-common strace ;;
+    bench) echo fio gnuplot-nox python3 qemu-system-common qemu-utils strace ;;
     lint) echo clang-format clang-tidy cppcheck shellcheck ;;
     *) echo "setup.sh: there is no group '$1'" >&2; exit 1 ;;
   esac
