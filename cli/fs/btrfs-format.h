@@ -37,8 +37,10 @@
  */
 #define BTRFS_INCOMPAT_KNOWN UINT64_C (0xfff)
 
+#define BTRFS_COMPAT_RO_FREE_TREE (UINT64_C (1) << 0)
+#define BTRFS_COMPAT_RO_FREE_TREE_VALID (UINT64_C (1) << 1)
 #define BTRFS_COMPAT_RO_BLOCK_GROUP_TREE (UINT64_C (1) << 3)
-/* Also: free space tree, that it is valid, verity. */
+/* Also: verity. */
 #define BTRFS_COMPAT_RO_KNOWN UINT64_C (0xf)
 
 /* Owners of trees, and what their roots are called in the root tree. */
@@ -46,6 +48,7 @@
 #define BTRFS_EXTENT_TREE 2
 #define BTRFS_CHUNK_TREE 3
 #define BTRFS_DEV_TREE 4
+#define BTRFS_FREE_SPACE_TREE 10
 #define BTRFS_BLOCK_GROUP_TREE 11
 
 #define BTRFS_DEV_ITEMS 1          /* the object of the devices' items */
@@ -60,6 +63,9 @@
 #define BTRFS_SHARED_BLOCK_REF 182
 #define BTRFS_SHARED_DATA_REF 184
 #define BTRFS_BLOCK_GROUP_ITEM 192
+#define BTRFS_FREE_SPACE_INFO 198
+#define BTRFS_FREE_SPACE_EXTENT 199
+#define BTRFS_FREE_SPACE_BITMAP 200
 #define BTRFS_DEV_EXTENT 204
 #define BTRFS_DEV_ITEM 216
 #define BTRFS_CHUNK_ITEM 228
@@ -180,5 +186,11 @@ struct btrfs_extent_item {
 struct btrfs_block_group {
   uint64_t used, chunk_objectid, flags;
 } __attribute__ ((packed));
+
+struct btrfs_free_space_info {
+  uint32_t extent_count, flags;
+} __attribute__ ((packed));
+
+#define BTRFS_FREE_SPACE_BITMAPS UINT32_C (1) /* or else extents */
 
 #endif

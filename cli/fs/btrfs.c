@@ -28,8 +28,9 @@
  * keep something.
  *
  * The block groups count what is used in each chunk, and the superblock what
- * is used in all.  Both must agree with the extents found, and no tree that is
- * read or known may lie in free space.
+ * is used in all.  Both must agree with the extents found, and so must the free
+ * space tree (btrfs-free-tree.c); and no tree that is read or known may lie in
+ * free space.
  */
 
 #include "btrfs.h"
@@ -157,6 +158,8 @@ root_tree_item (struct btrfs *fs, const struct btrfs_item *item)
     fs->dev_root = found;
   if (item->key.offset == 0 && item->key.objectid == BTRFS_BLOCK_GROUP_TREE)
     fs->group_root = found;
+  if (item->key.offset == 0 && item->key.objectid == BTRFS_FREE_SPACE_TREE)
+    fs->free_root = found;
   return btrfs_know (fs, found.bytenr);
 }
 
@@ -271,7 +274,7 @@ free_between_chunks (struct btrfs *fs)
 
 /* No extent has what is in this chunk from the last one's end to END. */
 static int
-free_in_chunk (struct btrfs *fs, const struct btrfs_chunk *chunk, uint64_t end)
+free_in_chunk (struct btrfs *fs, struct btrfs_chunk *chunk, uint64_t end)
 {
   const uint64_t begin
       = fs->next > chunk->logical ? fs->next - chunk->logical : 0;
@@ -281,6 +284,7 @@ free_in_chunk (struct btrfs *fs, const struct btrfs_chunk *chunk, uint64_t end)
                         chunk->physical[i] + (end - chunk->logical))
         == -1)
       return -1;
+  btrfs_add_run (&chunk->free, chunk->logical + begin, end);
   fs->next = end;
   return 0;
 }
@@ -290,7 +294,7 @@ static int
 leave_chunks (struct btrfs *fs, uint64_t logical)
 {
   while (fs->chunk_now < fs->chunk_count) {
-    const struct btrfs_chunk *chunk = &fs->chunks[fs->chunk_now];
+    struct btrfs_chunk *chunk = &fs->chunks[fs->chunk_now];
     const uint64_t end = chunk->logical + chunk->length;
     if (end > logical)
       break;
@@ -474,7 +478,7 @@ read_all (struct btrfs *fs)
       || btrfs_read_chunk_tree (fs) == -1 || read_root_tree (fs) == -1
       || btrfs_read_dev_tree (fs) == -1 || free_between_chunks (fs) == -1
       || read_group_tree (fs) == -1 || read_extent_tree (fs) == -1
-      || check_counts (fs) == -1)
+      || check_counts (fs) == -1 || btrfs_check_free_tree (fs) == -1)
     return -1;
   return check_known (fs);
 }

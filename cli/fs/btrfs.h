@@ -11,14 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Runs of free space, in order and apart from one another. */
+struct btrfs_runs {
+  uint64_t count, bytes, hash;
+};
+
 /* A piece of the logical address space, and where it is on the device. */
 struct btrfs_chunk {
   uint64_t logical, length, type;
-  unsigned copies;      /* one, or two: DUP */
-  uint64_t physical[2]; /* of each copy */
-  bool has_group;       /* its block group has been seen, */
-  uint64_t used;        /* which says that so many bytes are used */
-  uint64_t counted;     /* and that many are in extents */
+  unsigned copies;        /* one, or two: DUP */
+  uint64_t physical[2];   /* of each copy */
+  bool has_group;         /* its block group has been seen, */
+  uint64_t used;          /* which says that so many bytes are used */
+  uint64_t counted;       /* and that many are in extents, */
+  struct btrfs_runs free; /* which leave these */
 };
 
 /* A copy of a chunk, as it lies on the device. */
@@ -38,6 +44,7 @@ struct btrfs_root {
 };
 
 struct btrfs_chunk_list;
+struct btrfs_free_walk;
 
 /* One file system while it is read. */
 struct btrfs {
@@ -58,7 +65,7 @@ struct btrfs {
   size_t copies_seen; /* by the device tree, in order */
   bool has_dev_item;
 
-  struct btrfs_root extent_root, dev_root, group_root;
+  struct btrfs_root extent_root, dev_root, group_root, free_root;
 
   /* Logical addresses of the tree blocks that are known to be used. */
   uint64_t *known;
@@ -67,6 +74,8 @@ struct btrfs {
   /* The extent tree, while it is walked: what is before NEXT is settled. */
   size_t chunk_now; /* in which chunk it is */
   uint64_t next;
+
+  struct btrfs_free_walk *free_walk; /* while the free space tree is read */
 };
 
 struct btrfs_item {
@@ -105,6 +114,16 @@ int btrfs_read_dev_tree (struct btrfs *fs);
 /* The chunk that LENGTH bytes from LOGICAL on lie in, or NULL. */
 struct btrfs_chunk *btrfs_chunk_at (const struct btrfs *fs, uint64_t logical,
                                     uint64_t length);
+
+/* From BEGIN to END, behind the runs so far, are free; none if both are the
+ * same.
+ */
+void btrfs_add_run (struct btrfs_runs *runs, uint64_t begin, uint64_t end);
+
+/* The free space tree, if there is one that is valid, says what the extent tree
+ * has left in each chunk.  0, or -1 after refuse ().
+ */
+int btrfs_check_free_tree (struct btrfs *fs);
 
 /* Room for one more than COUNT members of SIZE bytes, from malloc, in *LIST.
  * 0, or -1 after refuse ().

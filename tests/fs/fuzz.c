@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A reader against damaged file systems.
  *
- *   fuzz [--weak] TYPE IMAGE ROUNDS
+ *   fuzz [--weak] [--mend] TYPE IMAGE ROUNDS
  *
  * Bytes that the reader reads are changed, a few at a time.  It must come to an
  * end, touch no memory that is not its own (build with a sanitizer), and
  * either refuse, with a reason, or call nothing free that is not free in the
  * image as it was.  With --weak the latter is not asked for: the format has no
  * checksums, and says that what is used is free when a bit of it is changed.
- * What is free must lie within the image even so.
+ * What is free must lie within the image even so.  With --mend, which is for
+ * btrfs, the checksum of each block that is changed is made right, so that it
+ * is not that which refuses it: the checks behind it are tried.
  *
  * $FSSNAP_SEED repeats a run; FSSNAP_LONG=1 makes it twenty times as long.
  */
@@ -17,6 +19,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <isa-l/crc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,10 +28,14 @@
 #include <unistd.h>
 
 #define CHANGES_MAX 6
+#define CHECKSUM_SIZE 4  /* the bytes of a crc32c, that begin a block; */
+#define CHECKSUM_ROOM 32 /* it is of what comes behind these */
+#define BLOCK_MAX 65536
 #define READS_MAX 65536
 #define PATIENCE 20 /* seconds a round may take */
 
 static struct source *image; /* as it is */
+static bool weak, mend;
 static uint64_t random_state;
 
 /* What was read, of which some is changed. */
@@ -42,7 +49,7 @@ static bool noting;
 static struct {
   uint64_t offset;
   uint8_t value;
-} changes[CHANGES_MAX];
+} changes[CHANGES_MAX * (1 + CHECKSUM_SIZE)];
 static size_t change_count;
 
 static uint64_t
@@ -52,6 +59,15 @@ random_below (uint64_t n)
   random_state ^= random_state >> 7;
   random_state ^= random_state << 17;
   return random_state % n;
+}
+
+/* To what was read of the image. */
+static void
+apply_changes (uint8_t *buffer, size_t count, uint64_t offset)
+{
+  for (size_t i = 0; i < change_count; i++)
+    if (changes[i].offset >= offset && changes[i].offset - offset < count)
+      buffer[changes[i].offset - offset] = changes[i].value;
 }
 
 static int
@@ -65,9 +81,7 @@ read_changed (struct source *source, void *buffer, size_t count,
   }
   if (source_read (image, buffer, count, offset) == -1)
     return -1;
-  for (size_t i = 0; i < change_count; i++)
-    if (changes[i].offset >= offset && changes[i].offset - offset < count)
-      ((uint8_t *)buffer)[changes[i].offset - offset] = changes[i].value;
+  apply_changes (buffer, count, offset);
   return 0;
 }
 
@@ -102,6 +116,66 @@ change_of (uint8_t old)
   default:
     return (uint8_t)random_below (256);
   }
+}
+
+/* Change the checksum of the block that was read as read R, too. */
+static void
+mend_block (size_t r)
+{
+  uint8_t block[BLOCK_MAX];
+  const size_t count = reads[r].count;
+
+  if (count <= CHECKSUM_ROOM || count > sizeof block
+      || source_read (image, block, count, reads[r].offset) == -1)
+    abort ();
+  apply_changes (block, count, reads[r].offset);
+  const uint32_t sum = ~crc32_iscsi (block + CHECKSUM_ROOM,
+                                     (int)(count - CHECKSUM_ROOM), UINT32_MAX);
+  for (unsigned i = 0; i < CHECKSUM_SIZE; i++) {
+    changes[change_count].offset = reads[r].offset + i;
+    changes[change_count++].value = (uint8_t)(sum >> 8 * i);
+  }
+}
+
+/* A byte of read R behind the checksum.  Items are listed where a block begins,
+ * and have their data where it ends; most of what is 0 is between.
+ */
+static uint64_t
+choose_place (size_t r, uint8_t *old)
+{
+  const size_t length = reads[r].count - CHECKSUM_ROOM;
+  uint64_t offset = 0;
+
+  for (unsigned i = 0; i < 20; i++) {
+    const size_t most
+        = random_below (4) == 0 || length < 512 ? length : (size_t)512;
+    offset = reads[r].offset + CHECKSUM_ROOM + random_below (most)
+             + (random_below (2) == 0 ? 0 : length - most);
+    if (source_read (image, old, 1, offset) == -1)
+      abort ();
+    if (*old != 0 || random_below (8) == 0)
+      break;
+  }
+  return offset;
+}
+
+/* A few, each with its block's checksum. */
+static void
+choose_mended_changes (void)
+{
+  const size_t count = 1 + random_below (3);
+  size_t of[3];
+
+  change_count = 0;
+  for (size_t i = 0; i < count; i++) {
+    uint8_t old = 0;
+    of[i] = random_below (read_count);
+    changes[i].offset = choose_place (of[i], &old);
+    changes[i].value = change_of (old);
+  }
+  change_count = count;
+  for (size_t i = 0; i < count; i++)
+    mend_block (of[i]);
 }
 
 static void
@@ -156,13 +230,16 @@ is_within (const struct freemap *part, const struct freemap *whole)
 }
 
 static void
-try_one (uint64_t round, const struct reader *reader, bool weak,
+try_one (uint64_t round, const struct reader *reader,
          const struct freemap *original, uint64_t *accepted)
 {
   struct freemap map = {};
   char *why;
 
-  choose_changes ();
+  if (mend)
+    choose_mended_changes ();
+  else
+    choose_changes ();
   const struct freemap all
       = { .extents = &(struct extent){ 0, changed.size }, .count = 1 };
   if (run (reader, &map, &why) == 0) {
@@ -179,24 +256,30 @@ try_one (uint64_t round, const struct reader *reader, bool weak,
 int
 main (int argc, char **argv)
 {
-  const bool weak = argc > 1 && strcmp (argv[1], "--weak") == 0;
   const char *seed = getenv ("FSSNAP_SEED");
   struct freemap original = {};
   uint64_t accepted = 0;
   char *why;
 
-  if (argc - weak != 4) {
-    fprintf (stderr, "usage: fuzz [--weak] TYPE IMAGE ROUNDS\n");
+  for (; argc > 4; argc--, argv++) {
+    if (strcmp (argv[1], "--weak") == 0)
+      weak = true;
+    else if (strcmp (argv[1], "--mend") == 0)
+      mend = true;
+    else
+      break;
+  }
+  if (argc != 4) {
+    fprintf (stderr, "usage: fuzz [--weak] [--mend] TYPE IMAGE ROUNDS\n");
     return 2;
   }
-  const struct reader *reader = reader_of (argv[1 + weak]);
-  image = source_of_file (argv[2 + weak]);
+  const struct reader *reader = reader_of (argv[1]);
+  image = source_of_file (argv[2]);
   if (reader == NULL || image == NULL) {
-    fprintf (stderr, "%s or %s: %s\n", argv[1 + weak], argv[2 + weak],
-             strerror (errno));
+    fprintf (stderr, "%s or %s: %s\n", argv[1], argv[2], strerror (errno));
     return 2;
   }
-  uint64_t rounds = strtoull (argv[3 + weak], NULL, 10);
+  uint64_t rounds = strtoull (argv[3], NULL, 10);
   if (getenv ("FSSNAP_LONG") != NULL)
     rounds *= 20;
   changed.size = image->size;
@@ -211,7 +294,7 @@ main (int argc, char **argv)
   }
   noting = false;
   for (uint64_t i = 0; i < rounds; i++)
-    try_one (i, reader, weak, &original, &accepted);
+    try_one (i, reader, &original, &accepted);
   printf ("%" PRIu64 " rounds, %" PRIu64 " accepted\n", rounds, accepted);
   freemap_free (&original);
   source_close (image);

@@ -42,6 +42,18 @@ with open(sys.argv[1], "r+b") as f:
 END
 }
 
+# item TREE TYPE: of the last item of that type in that tree's root leaf, the
+# object, the offset, and where in the block its key and its data are.
+item() {
+    btrfs inspect-internal dump-tree -t "$1" "$IMAGE" |
+        awk -v type="$2" '
+            $1 == "item" && $5 == type {
+                gsub("[()]", "")
+                found = $4 " " $6 " " 101 + 25 * $2 " " 101 + $8
+            }
+            END { print found }'
+}
+
 # super OFFSET FORMAT VALUE WORDS: a superblock so changed is refused.
 super() {
     cp --sparse=always "$DIR/good" "$IMAGE"
@@ -84,7 +96,7 @@ super $((0xd1)) Q 419430400 "there are only 209715200"
 super $((0xd9)) Q 4096 "disagree on the device"
 
 # A header's fields, and the first key's, of each tree.
-for name in root chunk dev extent; do
+for name in root chunk dev extent 10; do
     tree "$name" 32 B 0 "another file system"
     tree "$name" 48 Q 4096 "another one"
     tree "$name" 64 B 0 "another chunk tree"
@@ -97,6 +109,33 @@ for name in root chunk dev extent; do
     tree "$name" 118 I 99 "overlap"
 done
 
+# The free space tree, by itself.
+cp --sparse=always "$DIR/good" "$IMAGE"
+read -r begin length key data <<<"$(item 10 FREE_SPACE_INFO)"
+tree 10 "$data" I 99 "but says 99"
+tree 10 $((data + 4)) I 1 "is impossible"
+tree 10 $((data + 4)) I 2 "not known (0x2"
+tree 10 "$key" Q $((begin + 4096)) "lacks block group $begin"
+tree 10 $((key + 8)) B 197 "an item of type 197"
+tree 10 $((key + 9)) Q $((length + 4096)) "lacks block group $begin"
+cp --sparse=always "$DIR/good" "$IMAGE"
+read -r _ length key _ <<<"$(item 10 FREE_SPACE_EXTENT)"
+tree 10 $((key + 9)) Q $((length - 4096)) "disagree on block group"
+tree 10 $((key + 9)) Q $((length + 4096)) "is impossible"
+tree 10 $((key + 9)) Q $((length - 1)) "is impossible"
+
+# An extent that has moved within its block group: all counts are as before.
+# Without a free space tree that is valid nobody can tell.
+for name in a b c; do head -c 300000 /dev/urandom >"$DIR/seed/$name"; done
+make 200M -m dup -r "$DIR/seed"
+cp --sparse=always "$IMAGE" "$DIR/good"
+read -r begin length key _ <<<"$(item extent EXTENT_ITEM)"
+tree extent "$key" Q $((begin + 4096)) "disagree on block group"
+cp --sparse=always "$DIR/good" "$IMAGE"
+AT=65536 BLOCK=4096 poke $((0xb4)) Q 1
+said=$("$LOSE_FREE" --type=btrfs "$IMAGE")
+[ "${said%%$'\n'*}" = "$(expected "$DIR/good")" ] || fail "not valid: $said"
+
 cp "$DIR/good" "$IMAGE"
 printf x | dd of="$IMAGE" bs=1 seek=$((65536 + 300)) conv=notrunc status=none
 refused "superblock's checksum is wrong"
@@ -104,7 +143,7 @@ truncate -s 150M "$DIR/good"
 cp "$DIR/good" "$IMAGE"
 refused "there are only"
 
-for kind in xxhash sha256; do
+for kind in xxhash sha256 blake2; do
     make 200M --csum "$kind"
     refused "not crc32c"
 done
@@ -145,9 +184,11 @@ if can_mount; then
         fail "frozen: the copy is damaged"
 fi
 
-# What is changed is noticed.
-make 130M --mixed -n 4k
+# What is changed is noticed, by its checksum or else by what it says.
+make 130M --mixed -n 4k -r "$DIR/seed"
 "$FUZZ" btrfs "$IMAGE" 1500
+"$FUZZ" --mend btrfs "$IMAGE" 50000
 # shellcheck disable=SC2086
-make 200M -n 16k -m dup $GROUP_TREE
+make 200M -n 16k -m dup -r "$DIR/seed" $GROUP_TREE
 "$FUZZ" btrfs "$IMAGE" 1500
+"$FUZZ" --mend btrfs "$IMAGE" 50000

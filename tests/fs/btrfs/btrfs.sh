@@ -80,6 +80,41 @@ live() {
     umount "$m"
 }
 
+# with OPTIONS COMMAND...: while it is mounted.
+with() {
+    mount -o "loop,$1" "$IMAGE" "$DIR/mnt"
+    "${@:2}" >/dev/null
+    umount "$DIR/mnt"
+}
+
+has_free_tree() {
+    btrfs inspect-internal dump-super "$IMAGE" >"$DIR/dump"
+    grep -q FREE_SPACE_TREE_VALID "$DIR/dump"
+}
+
+# Many small files, of which every other goes.
+pieces() {
+    python3 - "$1" <<'END'
+import os
+import sys
+
+for i in range(3000):
+    with open(f"{sys.argv[1]}/piece{i}", "wb") as f:
+        f.write(os.urandom(4096 + i % 5 * 4096))
+os.sync()
+for i in range(0, 3000, 2):
+    os.unlink(f"{sys.argv[1]}/piece{i}")
+END
+}
+
+# Files that are in the tree, beside their names.
+inline() {
+    local i
+    for i in $(seq 1 400); do
+        head -c $((i * 5)) /dev/urandom >"$1/inline$i"
+    done
+}
+
 seed
 make 200M -d single -m single -r "$DIR/seed"
 try "single"
@@ -109,6 +144,41 @@ if can_mount; then
     btrfs filesystem resize max "$DIR/mnt" >/dev/null
     umount "$DIR/mnt"
     try "data in two copies, grown"
+
+    make 500M -m dup
+    live defaults
+    with defaults btrfs balance start --full-balance "$DIR/mnt"
+    try "balanced"
+    with defaults btrfs balance start -dusage=90 -musage=90 "$DIR/mnt"
+    try "balanced by usage"
+    with defaults btrfs filesystem resize 380m "$DIR/mnt"
+    try "shrunk"
+    truncate -s 700M "$IMAGE"
+    with defaults btrfs filesystem resize max "$DIR/mnt"
+    try "shrunk, then grown"
+
+    # So many pieces that the free space tree has bitmaps; runs go on from one
+    # to the next.
+    make 600M
+    with defaults pieces "$DIR/mnt"
+    btrfs inspect-internal dump-tree -t 10 "$IMAGE" >"$DIR/dump"
+    grep -q FREE_SPACE_BITMAP "$DIR/dump" || fail "no bitmaps"
+    try "bitmaps of free space"
+    with max_inline=2048 inline "$DIR/mnt"
+    btrfs inspect-internal dump-tree -t 5 "$IMAGE" >"$DIR/dump"
+    grep -q "inline extent data" "$DIR/dump" || fail "no inline files"
+    try "inline files"
+
+    # The old cache becomes the tree; then there is neither.
+    make 300M -m dup -R ^free-space-tree
+    live space_cache=v1
+    with space_cache=v2 age 30 "$DIR/mnt"
+    has_free_tree || fail "no free space tree"
+    try "the old cache became a tree"
+    btrfs check --clear-space-cache v2 "$IMAGE" >/dev/null 2>&1
+    with nospace_cache age 10 "$DIR/mnt"
+    ! has_free_tree || fail "there is a free space tree"
+    try "no cache any more"
 fi
 
 if [ -n "${FSSNAP_LONG-}" ]; then

@@ -14,6 +14,9 @@ clean_up() {
     for m in "${MOUNTS[@]}"; do
         umount "$m" 2>/dev/null || true
     done
+    losetup -n -O NAME,BACK-FILE 2>/dev/null |
+        awk -v dir="$DIR/" 'index($2, dir) == 1 { print $1 }' |
+        xargs -r losetup -d 2>/dev/null || true
     rm -rf "$DIR"
 }
 trap clean_up EXIT
