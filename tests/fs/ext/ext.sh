@@ -100,6 +100,16 @@ compare() {
     fail "free space: $out, but dumpe2fs says $(free_of "$image")"
 }
 
+# Whether what is made of FILE, twice as large, is good.
+grows() { # FILE
+  cp --sparse=always "$1" "$dir/grown"
+  truncate -s $((size * 2))M "$dir/grown"
+  # It insists on a check first.
+  e2fsck -fy "$dir/grown" >"$dir/resize" 2>&1 &&
+    resize2fs "$dir/grown" >"$dir/resize" 2>&1 &&
+    e2fsck -fn "$dir/grown" >"$dir/resize" 2>&1
+}
+
 lose() { # OPTION...
   python3 "$LOSE_FREE" --type=ext4 "$@" "$image" "$copy" >/dev/null
   e2fsck -fn "$copy" >"$dir/fsck" 2>&1 || {
@@ -107,21 +117,13 @@ lose() { # OPTION...
     fail "lost free space with $*"
   }
   # resize2fs does not trust itself with bigalloc.
-  if [ $# = 0 ] && [[ $kind != *bigalloc* ]]; then
-    cp --sparse=always "$copy" "$dir/grown"
-    truncate -s $((size * 2))M "$dir/grown"
-    # It insists on a check first.
-    e2fsck -fy "$dir/grown" >"$dir/resize" 2>&1 || fail "growing: a check"
-    resize2fs "$dir/grown" >"$dir/resize" 2>&1 || {
-      cat "$dir/resize"
-      fail "not to be grown"
-    }
-    e2fsck -fn "$dir/grown" >"$dir/fsck" 2>&1 || {
-      cat "$dir/fsck"
-      fail "damaged when it was grown"
-    }
-    rm "$dir/grown"
+  if [ $# = 0 ] && [[ $kind != *bigalloc* ]] && ! grows "$copy"; then
+    cat "$dir/resize"
+    # 1.47.0 damages some with sparse_super2, whoever's they are.
+    ! grows "$image" || fail "damaged when it was grown"
+    echo "resize2fs damages the original, too"
   fi
+  rm -f "$dir/grown"
   if [ $mountable = yes ]; then
     attach "$copy"
     sums "$mnt" >"$dir/sums-copy"
