@@ -113,18 +113,38 @@ backing (const struct attachment *attachment)
   return *nbd != '\0' ? text ("%s", nbd) : attachment_disk (attachment);
 }
 
+/* The pid of the client that the kernel's nbd device has, from malloc; NULL if
+ * it has none.
+ */
+static char *
+nbd_client_of (const struct attachment *attachment)
+{
+  const char *name = strrchr (fact (attachment, "nbd"), '/');
+
+  if (name == NULL)
+    return NULL;
+  SCOPED_FREE char *path = text ("%s/block%s/pid", sys_directory (), name);
+  return first_line (path);
+}
+
 /* Does the kernel's nbd device still have the client that was given to it? */
 static bool
 has_nbd (const struct attachment *attachment)
 {
-  const char *nbd = fact (attachment, "nbd");
-  const char *name = strrchr (nbd, '/');
+  SCOPED_FREE char *pid = nbd_client_of (attachment);
 
-  if (name == NULL || *fact (attachment, "nbd-pid") == '\0')
-    return false;
-  SCOPED_FREE char *path = text ("%s/block%s/pid", sys_directory (), name);
-  SCOPED_FREE char *pid = first_line (path);
   return pid != NULL && strcmp (pid, fact (attachment, "nbd-pid")) == 0;
+}
+
+/* Was it killed while it connected the device, which has a client now?  That
+ * may as well be another's, who has taken it since.
+ */
+static bool
+may_have_nbd (const struct attachment *attachment)
+{
+  SCOPED_FREE char *pid = nbd_client_of (attachment);
+
+  return pid != NULL && *fact (attachment, "nbd-pid") == '\0';
 }
 
 static bool
@@ -172,7 +192,7 @@ is_gone (const struct attachment *attachment)
 
   return *loops == '\0' && !is_mounted (attachment->base)
          && process_of (attachment, "pid", "start") == 0
-         && !has_nbd (attachment);
+         && !has_nbd (attachment) && !may_have_nbd (attachment);
 }
 
 struct collected {
@@ -475,6 +495,13 @@ free_nbd (const struct attachment *attachment)
   const char *const argv[] = { "nbd-client", "-d", nbd, NULL };
   SCOPED_FREE char *log = attachment_log (attachment);
 
+  if (may_have_nbd (attachment)) {
+    complain ("%s: an attach was killed while it connected this: if nothing "
+              "else has connected it since, run 'nbd-client -d %s', and try "
+              "again",
+              nbd, nbd);
+    return -1;
+  }
   if (!has_nbd (attachment))
     return 0;
   if (is_claimed (nbd, "the device") || !not_in_use (nbd, "the device"))

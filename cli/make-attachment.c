@@ -242,8 +242,10 @@ wait_for_nbd (struct attachment *attachment, const char *device,
     uint64_t size = 0;
     const int fd = pid != NULL ? open (device, O_RDONLY | O_CLOEXEC) : -1;
 
-    if (pid != NULL)
+    if (pid != NULL && strcmp (pid, fact (attachment, "nbd-pid")) != 0) {
       set_fact (attachment, "nbd-pid", json_string (pid));
+      attachment_save (attachment);
+    }
     if (fd != -1 && ioctl (fd, BLKGETSIZE64, &size) == -1)
       size = 0;
     if (fd != -1)
@@ -258,6 +260,21 @@ wait_for_nbd (struct attachment *attachment, const char *device,
   return -1;
 }
 
+/* Interrupted, nbd-client may have connected the device, which was free before:
+ * then it is to be undone.
+ */
+static bool
+note_connected (struct attachment *attachment, const char *pidfile)
+{
+  SCOPED_FREE char *pid = first_line (pidfile);
+
+  if (pid == NULL)
+    return false;
+  set_fact (attachment, "nbd-pid", json_string (pid));
+  attachment_save (attachment);
+  return true;
+}
+
 /* Try the devices that are free.  0, 1 if there is none or none would do, or
  * -1 after a message.
  */
@@ -267,6 +284,7 @@ make_nbd (struct attachment *attachment, bool readonly)
   __attribute__ ((cleanup (address_free))) struct address address = {};
   SCOPED_FREE char *log = attachment_log (attachment);
   bool tried = false;
+  int taken = 0;
 
   if (!has_kernel_nbd () || !read_uri (fact (attachment, "uri"), &address))
     return 1;
@@ -277,7 +295,11 @@ make_nbd (struct attachment *attachment, bool readonly)
 
     if (access (block, F_OK) == -1)
       break;
-    if (access (pidfile, F_OK) == 0 || access (device, R_OK) == -1)
+    if (access (pidfile, F_OK) == 0) {
+      taken++;
+      continue;
+    }
+    if (access (device, R_OK) == -1)
       continue;
     tried = true;
     set_fact (attachment, "nbd", json_string (device));
@@ -286,13 +308,28 @@ make_nbd (struct attachment *attachment, bool readonly)
       return -1;
     if (connect_nbd (attachment, &address, device, readonly) == 0)
       return wait_for_nbd (attachment, device, pidfile);
+    if (interrupted () && note_connected (attachment, pidfile))
+      return -1;
   }
   json_object_del (attachment->facts, "nbd");
+  json_object_del (attachment->facts, "path");
+  if (interrupted ()) {
+    complain ("interrupted");
+    return -1;
+  }
   if (tried) {
     show_log (log);
     complain ("nbd-client failed; trying nbdfuse");
   }
-  return interrupted () ? -1 : 1;
+  else if (taken > 0 && !program_exists ("nbdfuse")) {
+    complain ("the kernel's nbd devices, %d, are all in use: detach one, or "
+              "install nbdfuse (in Debian the package libnbd-bin), or, when "
+              "none is in use, load the module anew with more ('rmmod nbd', "
+              "'modprobe nbd nbds_max=64')",
+              taken);
+    return -1;
+  }
+  return 1;
 }
 
 /* --- the view ---------------------------------------------------------------
@@ -386,18 +423,28 @@ describe (struct client *client, const json_t *snapshot, bool *readonly)
   return facts;
 }
 
-/* By how many connections more the server has it open than it had. */
+/* By how many connections more the server has it open than it had.  It may take
+ * it a moment to have them all, if all are to be had.
+ */
+static json_int_t
+more_connections (struct client *client, const struct attachment *attachment)
+{
+  json_auto_t *now = client_request (
+      client, "snapshot.info",
+      json_pack ("{s:I}", "snapshot", fact_number (attachment, "snapnumber")));
+
+  return json_integer_value (json_object_get (now, "clients"))
+         - fact_number (attachment, "clients");
+}
+
 static void
 count_connections (struct client *client, struct attachment *attachment)
 {
-  const json_int_t number = fact_number (attachment, "snapnumber");
-
-  if (number == 0)
+  if (fact_number (attachment, "snapnumber") == 0)
     return;
-  json_auto_t *now = client_request (client, "snapshot.info",
-                                     json_pack ("{s:I}", "snapshot", number));
-  const json_int_t more = json_integer_value (json_object_get (now, "clients"))
-                          - fact_number (attachment, "clients");
+  json_int_t more = more_connections (client, attachment);
+  for (int i = 0; i < 20 && more < atoi (CONNECTIONS) && pause_for (25); i++)
+    more = more_connections (client, attachment);
   set_fact (attachment, "connections", json_integer (more < 1 ? 1 : more));
 }
 

@@ -28,7 +28,8 @@ prepare_guest () {
   make_initramfs "$@"
 }
 
-# make_initramfs PROGRAM...: with the libraries of each, as the host has them.
+# make_initramfs PROGRAM...: by name or path, and with the libraries of each, as
+# the host has them.
 make_initramfs () {
   local root=$dir/root program path library
   mkdir -p "$root"/{bin,sbin,proc,sys,dev,tmp,etc,modules,host,live,before}
@@ -42,7 +43,7 @@ make_initramfs () {
   done
   for program; do
     path=$(command -v "$program")
-    cp "$path" "$root/host/$program"
+    cp "$path" "$root/host/${program##*/}"
     for library in $(ldd "$path" | grep -o '/[^ ]*'); do
       mkdir -p "$root$(dirname "$library")"
       cp -n "$library" "$root$library"
