@@ -118,10 +118,11 @@ try 3M 512 10 30
 try 16M 4096 40 60
 try 40M 65536 20 60
 if [ -n "${FSSNAP_LONG:-}" ]; then
-  for cluster in 512 1024 2048 4096 8192 16384 32768 65536 131072 2097152; do
+  for cluster in 512 1024 2048 4096 8192 16384 32768 65536 131072 1048576; do
     try 300M $cluster 150 200
     try 64M $cluster 50 30
   done
+  try 1G 2097152 150 200 # mkntfs makes none of 300M
   try 2G 4096 2000 1000
 fi
 
