@@ -118,11 +118,13 @@ try 3M 512 10 30
 try 16M 4096 40 60
 try 40M 65536 20 60
 if [ -n "${FSSNAP_LONG:-}" ]; then
-  for cluster in 512 1024 2048 4096 8192 16384 32768 65536 131072 1048576; do
+  for cluster in 512 1024 2048 4096 8192 16384 32768 65536 131072; do
     try 300M $cluster 150 200
     try 64M $cluster 50 30
   done
-  try 1G 2097152 150 200 # mkntfs makes none of 300M
+  for cluster in 524288 1048576 2097152; do
+    try 1G $cluster 150 200
+  done
   try 2G 4096 2000 1000
 fi
 
