@@ -51,7 +51,7 @@ prints 'fssnap attach one' /dev/nbd1
 prints 'fssnap attach --origin' /dev/nbd0
 prints 'cat /sys/block/nbd0/ro' 0
 prints 'cat /sys/block/nbd1/ro' 1
-prints 'fssnap info -o clients 1' 4
+await '[ "$(fssnap info -o clients 1)" = 4 ]'
 ! guest 'dd if=/dev/zero of=/dev/nbd1 bs=4k count=1 conv=fsync' >"$dir/said" ||
   fail "the snapshot was written to"
 in_guest 'md5sum </dev/nbd1 >/data/device;

@@ -97,9 +97,9 @@ super $((0xd9)) Q 4096 "disagree on the device"
 
 # A header's fields, and the first key's, of each tree.
 for name in root chunk dev extent 10; do
-    tree "$name" 32 B 0 "another file system"
+    tree "$name" 32 Q 0 "another file system"
     tree "$name" 48 Q 4096 "another one"
-    tree "$name" 64 B 0 "another chunk tree"
+    tree "$name" 64 Q 0 "another chunk tree"
     tree "$name" 80 Q 1 "another transaction"
     tree "$name" 88 Q 99 "another tree's"
     tree "$name" 96 I 0xffffffff "too many items"
