@@ -168,10 +168,15 @@ def snapshot_reads(before, beside=None):
     }
 
 
+def again(load):
+    """What can be done more than once is, as it takes moments."""
+    return dataclasses.replace(load, total=8 * load.size)
+
+
 def cases():
     """Those with goals, then the others."""
     for load in (WRITE_4K, WRITE_64K, WRITE_1M, READ_4K, READ_1M):
-        yield Case("origin", load, ORIGIN,
+        yield Case("origin", again(load), ORIGIN,
                    (Goal("no snapshot", "nbdkit file", 0.98),
                     Goal("all copied", "nbdkit file", 0.97)))
     for load, times in ((SCATTERED, 5), (WRITE_4K, 2.5), (WRITE_64K, 1.5),
@@ -188,7 +193,7 @@ def cases():
                 Goal("written", "qemu-storage-daemon", 0.5, "p99-us")))
     for share, before in SHARES.items():
         for load in (READ_4K, READ_1M):
-            yield Case(f"snapshot, {share} copied", load,
+            yield Case(f"snapshot, {share} copied", again(load),
                        snapshot_reads(before),
                        (Goal("fssnap", "nbdkit file", 0.95),
                         Goal("fssnap", "qemu-storage-daemon", 1.2)))
