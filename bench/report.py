@@ -26,6 +26,7 @@ set style fill solid 0.8
 set grid y
 set yrange [0:*]
 set key outside top horizontal reverse Left
+set bmargin 5
 $data << END
 {data}
 END
