@@ -109,18 +109,31 @@ look_again (struct snapshot *snapshot, struct place place, uint64_t offset,
 }
 
 /* The translation that holds OFFSET of a layer, or NULL if the backing file
- * does; *LENGTH in: bytes asked for, out: for how many the answer holds.
+ * does; *LENGTH in: bytes asked for, out: for how many the answer holds.  What
+ * has left the table does not come back, so a piece that is looked up group by
+ * group can be read at once.
  */
 static struct translation *
 find_translation (struct snapshot *layer, uint64_t offset, uint64_t *length)
 {
   const unsigned shift = layer->chunk_shift;
   const uint64_t first = offset >> shift;
-  uint64_t chunks = ((offset + *length - 1) >> shift) - first + 1;
+  const uint64_t end = ((offset + *length - 1) >> shift) + 1;
+  uint64_t chunks = end - first;
   struct translation *translation
       = transtbl_find (&layer->table, first, &chunks);
-  const uint64_t found = ((first + chunks) << shift) - offset;
+  uint64_t next = first + chunks;
 
+  while (translation == NULL && next < end) {
+    chunks = end - next;
+    struct translation *other = transtbl_find (&layer->table, next, &chunks);
+    if (other != NULL) {
+      translation_release (other); /* of the next piece */
+      break;
+    }
+    next += chunks;
+  }
+  const uint64_t found = (next << shift) - offset;
   if (*length > found)
     *length = found;
   return translation;
