@@ -2,7 +2,8 @@
 /* Group commit: from "its data are written" to "the index says so", for a
  * snapshot in a store.
  *
- * All but commit_create and commit_free is for the flusher's thread.
+ * All but commit_create, commit_free and commit_add is for the flusher's
+ * thread.
  */
 
 #ifndef FSSNAP_COMMIT_H
@@ -33,7 +34,8 @@ struct commit *commit_create (const struct commit_of *of);
 void commit_free (struct commit *commit);
 
 /* The data of a translation are written, if it has any.  Its job's DONE is
- * called once more, when the index says so, or with the errno of why not.
+ * called once more, when the index says so, or with the errno of why not.  Any
+ * thread.
  */
 void commit_add (struct commit *commit, struct translation *translation);
 

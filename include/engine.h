@@ -17,6 +17,12 @@
  */
 #define ENGINE_SEGMENTS 64
 
+/* How often in a row a write may come back with EAGAIN.  Who is short of
+ * something has it by then; io_uring says the same, always, of a store that
+ * writes nothing.
+ */
+#define ENGINE_TRIES 100
+
 /* One write or sync.  The owner fills it in, the engine sets RESULT. */
 struct engine_request {
   struct engine_request *next;
@@ -28,6 +34,10 @@ struct engine_request {
 };
 
 struct engine;
+
+/* Write now: bytes written, or -errno.  Any thread. */
+typedef int64_t engine_write (int fd, const struct iovec *segment,
+                              unsigned segments, uint64_t offset);
 
 struct engine_type {
   const char *name;
@@ -46,9 +56,16 @@ struct engine_type {
 
   /* Make reap return, now or the next time.  Any thread. */
   void (*wake) (struct engine *engine);
+
+  /* What helpers write with; NULL: there are none. */
+  engine_write *write;
 };
 
 extern const struct engine_type engine_uring;
 extern const struct engine_type engine_sync;
+
+/* pwritev. */
+int64_t engine_write_now (int fd, const struct iovec *segment,
+                          unsigned segments, uint64_t offset);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The flusher: one thread that writes copied chunks to backing files.
+/* The flusher: one thread that writes copied chunks to backing files, and
+ * helpers for what cannot wait for it.
  *
  * Jobs are queued by anyone and done by the flusher's thread, which merges
  * neighbours, repeats what was short or interrupted and reports each job's
@@ -26,10 +27,11 @@ struct flush_job {
   bool sync;                    /* nothing to write: what was written of FD
                                    goes to stable storage */
   bool urgent;                  /* someone waits for DONE */
+  bool anywhere;                /* a helper may do it */
   const atomic_bool *cancelled; /* true: do not begin, fail with ECANCELED */
 
-  /* On the flusher's thread: ERROR is 0 or an errno (never negative).  May
-   * free the job.
+  /* On the flusher's thread or, if it may be done ANYWHERE, on any thread:
+   * ERROR is 0 or an errno (never negative).  May free the job.
    */
   void (*done) (struct flush_job *job, int error);
 };

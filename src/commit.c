@@ -25,6 +25,7 @@
  */
 
 #include "commit.h"
+#include "scoped.h"
 #include "storefile.h"
 
 #include <assert.h>
@@ -61,12 +62,16 @@ struct barrier {
 struct commit {
   struct commit_of of; /* set at creation */
 
-  /* The flusher's thread's. */
+  pthread_mutex_t lock;      /* guards what follows */
   bool busy;                 /* a round is under way, or called for */
-  struct flush_job call;     /* calls for one */
   struct flush_job *pending; /* of translations that wait */
   struct flush_job **pending_end;
-  uint64_t added, ended;      /* translations, ever */
+  uint64_t added; /* translations, ever */
+
+  /* The flusher's thread's. */
+  struct flush_job call;      /* calls for a round; who made BUSY true */
+  struct flush_job *waiting;  /* pending ones, taken over */
+  uint64_t ended;             /* translations, ever */
   struct commit_sweep *sweep; /* or NULL */
 
   /* The round's. */
@@ -97,6 +102,7 @@ commit_create (const struct commit_of *of)
   }
   commit->of = *of;
   commit->pending_end = &commit->pending;
+  pthread_mutex_init (&commit->lock, NULL);
   return commit;
 }
 
@@ -105,6 +111,7 @@ commit_free (struct commit *commit)
 {
   if (commit == NULL)
     return;
+  pthread_mutex_destroy (&commit->lock);
   free (commit->unit);
   free (commit);
 }
@@ -120,9 +127,12 @@ translation_of (struct flush_job *job)
 static void
 call_round (struct commit *commit)
 {
-  if (commit->busy)
-    return;
-  commit->busy = true;
+  {
+    SCOPED_LOCK (&commit->lock);
+    if (commit->busy)
+      return;
+    commit->busy = true;
+  }
   commit->call = (struct flush_job){ .done = begin_round, .urgent = true };
   flusher_submit (commit->of.flusher, &commit->call);
 }
@@ -132,10 +142,13 @@ commit_add (struct commit *commit, struct translation *translation)
 {
   struct flush_job *job = &translation->job;
 
-  job->next = NULL;
-  *commit->pending_end = job;
-  commit->pending_end = &job->next;
-  commit->added++;
+  {
+    SCOPED_LOCK (&commit->lock);
+    job->next = NULL;
+    *commit->pending_end = job;
+    commit->pending_end = &job->next;
+    commit->added++;
+  }
   call_round (commit);
 }
 
@@ -150,8 +163,11 @@ commit_sweep (struct commit *commit, struct commit_sweep *sweep)
   sweep->last = !sweep->all;
   sweep->table = FORMAT_COPIED;
   sweep->group = 0;
-  sweep->added = commit->added;
   commit->sweep = sweep;
+  {
+    SCOPED_LOCK (&commit->lock);
+    sweep->added = commit->added;
+  }
   call_round (commit);
 }
 
@@ -232,11 +248,17 @@ gather_translations (struct commit *commit)
   for (unsigned part = 0; part < commit->of.backfile->parts; part++)
     commit->barriers[part].data = false;
 
-  while (commit->pending != NULL && commit->units < ROUND_UNITS) {
-    struct flush_job *job = commit->pending;
+  if (commit->waiting == NULL) {
+    SCOPED_LOCK (&commit->lock);
+    commit->waiting = commit->pending;
+    commit->pending = NULL;
+    commit->pending_end = &commit->pending;
+  }
+  while (commit->waiting != NULL && commit->units < ROUND_UNITS) {
+    struct flush_job *job = commit->waiting;
     const struct translation *translation = translation_of (job);
 
-    commit->pending = job->next;
+    commit->waiting = job->next;
     job->next = NULL;
     if (translation->serial <= commit->suspect) {
       commit->ended++;
@@ -254,8 +276,6 @@ gather_translations (struct commit *commit)
           .data
           = true;
   }
-  if (commit->pending == NULL)
-    commit->pending_end = &commit->pending;
 }
 
 /* The same for units that are to be written anyway; half of the room. */
@@ -296,7 +316,6 @@ end_round (struct commit *commit)
       error = unit_for (commit, table_of (translation), group)->error;
     translation->job.done (&translation->job, error);
   }
-  commit->busy = false;
   if (sweep != NULL) {
     for (unsigned i = 0; i < commit->units; i++)
       if (commit->unit[i].error != 0)
@@ -308,7 +327,13 @@ end_round (struct commit *commit)
       sweep->done (sweep, sweep->error);
     }
   }
-  if (commit->pending != NULL || commit->sweep != NULL)
+  bool more;
+  {
+    SCOPED_LOCK (&commit->lock);
+    commit->busy = false;
+    more = commit->pending != NULL;
+  }
+  if (more || commit->waiting != NULL || commit->sweep != NULL)
     call_round (commit);
 }
 

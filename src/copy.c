@@ -71,7 +71,7 @@ translation_of (struct flush_job *job)
                                 - offsetof (struct translation, job));
 }
 
-/* A translation is stored and, if need be, in the index. */
+/* A translation is stored and, if need be, in the index.  Any thread. */
 static void
 stored (struct flush_job *job, int error)
 {
@@ -106,7 +106,7 @@ stored (struct flush_job *job, int error)
   snapshot_job_ended (snapshot);
 }
 
-/* The flusher has written a translation's data, if it has any. */
+/* A translation's data is written, if it has any.  Any thread. */
 static void
 written (struct flush_job *job, int error)
 {
@@ -298,6 +298,7 @@ add_piece (const struct copy *copy, unsigned i, unsigned end, enum piece kind,
     buffer_use (buffer);
     piece->job.data = piece->data;
     piece->job.length = snapshot_bytes (snapshot, piece->first, piece->count);
+    piece->job.anywhere = true;
   }
   backfile_locate (snapshot->backfile, piece->first << snapshot->chunk_shift,
                    &piece->job.fd, &piece->job.offset);

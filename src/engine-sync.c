@@ -21,6 +21,15 @@ struct engine {
   bool woken, stop;
 };
 
+int64_t
+engine_write_now (int fd, const struct iovec *segment, unsigned segments,
+                  uint64_t offset)
+{
+  const ssize_t r = pwritev (fd, segment, (int)segments, (off_t)offset);
+
+  return r == -1 ? -errno : r;
+}
+
 /* The next to write, once there is one; NULL: the end. */
 static struct engine_request *
 take (struct engine *engine)
@@ -44,12 +53,11 @@ run (void *arg)
   struct engine_request *request;
 
   while ((request = take (engine)) != NULL) {
-    const ssize_t r
-        = request->segments == 0
-              ? fdatasync (request->fd)
-              : pwritev (request->fd, request->segment, (int)request->segments,
-                         (off_t)request->offset);
-    request->result = r == -1 ? -errno : r;
+    if (request->segments == 0)
+      request->result = fdatasync (request->fd) == -1 ? -errno : 0;
+    else
+      request->result = engine_write_now (request->fd, request->segment,
+                                          request->segments, request->offset);
 
     SCOPED_LOCK (&engine->lock);
     request->next = engine->done;
@@ -132,4 +140,5 @@ const struct engine_type engine_sync = {
   .submit = sync_submit,
   .reap = sync_reap,
   .wake = sync_wake,
+  .write = engine_write_now,
 };

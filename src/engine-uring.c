@@ -158,4 +158,5 @@ const struct engine_type engine_uring = {
   .submit = uring_submit,
   .reap = uring_reap,
   .wake = uring_wake,
+  .write = engine_write_now,
 };

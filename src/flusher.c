@@ -7,9 +7,9 @@
  *   done      DONE was called, once; the flusher forgets it
  *
  * A write that the kernel cut short goes on where it stopped; EINTR goes
- * again at once, and so does EAGAIN, TRIES times; no progress at all is EIO. If
- * a write of several jobs fails, the jobs it had finished are done, and the
- * others go again each by itself, so that only those fail that cannot be
+ * again at once, and so does EAGAIN, ENGINE_TRIES times; no progress at all is
+ * EIO. If a write of several jobs fails, the jobs it had finished are done, and
+ * the others go again each by itself, so that only those fail that cannot be
  * written.
  *
  * Jobs that nobody waits for come one by one, thousands a second.  Waking
@@ -21,6 +21,7 @@
  */
 
 #include "flusher.h"
+#include "helpers.h"
 #include "report.h"
 #include "scoped.h"
 
@@ -46,12 +47,6 @@
 /* Bytes that one merged write may reach before it takes no more jobs. */
 #define WRITE_LIMIT ((size_t)1 << 20)
 
-/* How often in a row a write may come back with EAGAIN.  Who is short of
- * something has it by then; io_uring says the same, always, of a store that
- * writes nothing.
- */
-#define TRIES 100
-
 /* How long the thread naps.  On two cores, 4 KiB first-touch writes over a
  * whole tmpfs device were 4% (io_uring) and 13% (pwritev) faster with half a
  * millisecond than with none, and no faster with two milliseconds; a nap is
@@ -63,6 +58,12 @@
  * and as much as a batch needs to be worth its system calls.
  */
 #define NAP_BYTES ((size_t)256 << 10)
+
+/* Queued bytes at which helpers join in: single chunks of as much are a full
+ * batch, so the thread has one in hand and the next waits.  Far less, and what
+ * would have been merged is not: see docs/bench/log.md.
+ */
+#define BEHIND_BYTES ((size_t)4 << 20)
 
 struct write {
   struct engine_request request; /* first: an engine hands it back */
@@ -84,19 +85,23 @@ struct flusher {
   pthread_mutex_t lock;   /* guards what follows, as far as AWAKE */
   pthread_cond_t changed; /* STARTED or ENDED became true */
   bool started, stopping, ended;
+  bool helpers_ended;
   int start_error;
   bool asleep; /* the thread waits in the engine, or is about to */
   struct flush_job *queue;
   struct flush_job **queue_end;
-  size_t queued;        /* bytes that came since the queue was empty */
-  bool hurry;           /* no time to nap */
-  pthread_cond_t awake; /* HURRY became true */
+  _Atomic size_t queued; /* bytes that came since the queue was empty; read
+                            without the lock, too */
+  bool hurry;            /* no time to nap */
+  pthread_cond_t awake;  /* HURRY became true */
 
-  bool running; /* of who starts and stops it */
+  bool running;            /* of who starts and stops it */
+  struct helpers *helpers; /* set before STARTED is true; or NULL */
 
   /* The thread's own. */
   bool stop_seen, napped;
-  unsigned urgent; /* jobs that someone waits for, taken and not done */
+  bool helpers_asked; /* to stop */
+  unsigned urgent;    /* jobs that someone waits for, taken and not done */
   struct flush_job *batch[BATCH];
   unsigned batch_next, batch_count;
   struct flush_job *alone; /* to go again by themselves */
@@ -117,7 +122,7 @@ flusher_create (const struct engine_type *type,
     return NULL;
   flusher->type = type;
   flusher->fallback = fallback;
-  flusher->most = most;
+  flusher->most = type->write != NULL ? most / 2 : most;
   pthread_mutex_init (&flusher->lock, NULL);
   pthread_condattr_init (&attr);
   pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
@@ -138,19 +143,46 @@ flusher_free (struct flusher *flusher)
   if (flusher == NULL)
     return;
   assert (!flusher->running);
+  helpers_free (flusher->helpers);
   pthread_cond_destroy (&flusher->changed);
   pthread_cond_destroy (&flusher->awake);
   pthread_mutex_destroy (&flusher->lock);
   free (flusher);
 }
 
+/* Give the helpers, of what they may do, what someone waits for and, when the
+ * flusher is behind, all.  Returns what is left.
+ */
+static struct flush_job *
+hand_out (struct flusher *flusher, struct flush_job *jobs)
+{
+  const bool behind
+      = atomic_load_explicit (&flusher->queued, memory_order_relaxed)
+        >= BEHIND_BYTES;
+  struct flush_job **at = &jobs;
+
+  while (*at != NULL) {
+    struct flush_job *job = *at;
+    struct flush_job *next = job->next;
+
+    if (job->anywhere && (job->urgent || behind)
+        && helpers_submit (flusher->helpers, job))
+      *at = next;
+    else
+      at = &job->next;
+  }
+  return jobs;
+}
+
 void
 flusher_submit (struct flusher *flusher, struct flush_job *jobs)
 {
-  struct flush_job **end = &jobs;
   size_t bytes = 0;
   bool urgent = false;
 
+  if (flusher->helpers != NULL)
+    jobs = hand_out (flusher, jobs);
+  struct flush_job **end = &jobs;
   if (jobs == NULL)
     return;
   while (*end != NULL) {
@@ -213,6 +245,38 @@ finish (struct flusher *flusher, struct flush_job *job, int error)
   job->done (job, error);
 }
 
+/* The helpers have nothing under way any more, nor will they. */
+static void
+helpers_have_ended (void *arg)
+{
+  struct flusher *flusher = arg;
+
+  SCOPED_LOCK (&flusher->lock);
+  flusher->helpers_ended = true;
+  flusher->asleep = false;
+  flusher->type->wake (flusher->engine);
+}
+
+static void
+stop_helpers (struct flusher *flusher)
+{
+  flusher->helpers_asked = true;
+  if (flusher->helpers == NULL || helpers_stop (flusher->helpers)) {
+    SCOPED_LOCK (&flusher->lock);
+    flusher->helpers_ended = true;
+  }
+}
+
+/* All that had begun has ended, and no more will begin. */
+static bool
+has_stopped (struct flusher *flusher)
+{
+  if (!flusher->stop_seen || flusher->under_way > 0)
+    return false;
+  SCOPED_LOCK (&flusher->lock);
+  return flusher->helpers_ended && flusher->queue == NULL;
+}
+
 /* Take up to a batch of jobs from the queue; the batch before is used up.
  * False if there are none: then the thread counts as asleep.  Once the
  * flusher stops they end here.
@@ -239,6 +303,8 @@ fill_batch (struct flusher *flusher)
     flusher->stop_seen = flusher->stopping;
     flusher->asleep = flusher->batch_count == 0;
   }
+  if (flusher->stop_seen && !flusher->helpers_asked)
+    stop_helpers (flusher);
   if (flusher->stop_seen)
     while (flusher->batch_next < flusher->batch_count) {
       struct flush_job *job = flusher->batch[flusher->batch_next++];
@@ -370,6 +436,8 @@ end_cancelled (struct flusher *flusher)
   while (flusher->batch_next < flusher->batch_count
          && ended_early (flusher, flusher->batch[flusher->batch_next]))
     flusher->batch_next++;
+  if (flusher->helpers != NULL)
+    helpers_end_cancelled (flusher->helpers);
 }
 
 /* Take BYTES more off a write's jobs; the finished ones are done. */
@@ -397,7 +465,7 @@ complete (struct flusher *flusher, struct write *write)
     advance (flusher, write, (size_t)result);
     write->tries = 0;
   }
-  if (result == -EAGAIN && ++write->tries > TRIES)
+  if (result == -EAGAIN && ++write->tries > ENGINE_TRIES)
     result = -EIO;
   if (result == 0 && write->jobs->sync) {
     finish (flusher, write->jobs, 0);
@@ -441,7 +509,17 @@ make_engine (struct flusher *flusher)
     flusher->type = flusher->fallback;
     flusher->engine = flusher->type->create (DEPTH);
   }
-  return flusher->engine == NULL ? errno : 0;
+  if (flusher->engine == NULL)
+    return errno;
+  if (flusher->type->write == NULL)
+    return 0;
+  flusher->helpers = helpers_create (flusher->type->write, flusher->most,
+                                     helpers_have_ended, flusher);
+  if (flusher->helpers != NULL)
+    return 0;
+  const int err = errno;
+  flusher->type->free (flusher->engine);
+  return err;
 }
 
 static void *
@@ -467,7 +545,7 @@ run (void *arg)
      */
     if (flusher->batch_next == flusher->batch_count && fill_batch (flusher))
       continue;
-    if (flusher->stop_seen && flusher->under_way == 0)
+    if (has_stopped (flusher))
       break;
     if (flusher->under_way > 0 && flusher->urgent == 0 && !flusher->napped) {
       flusher->napped = true;

@@ -428,10 +428,14 @@ snapshot_job_ended (struct snapshot *snapshot)
 {
   struct bell *bell = snapshot->shared->bell;
 
-  /* Only this thread, the flusher's, counts down. */
-  if (atomic_load (&snapshot->pending) == 1)
-    backfile_discard (snapshot->backfile);
-  const uint64_t left = atomic_fetch_sub (&snapshot->pending, 1) - 1;
+  uint64_t left = atomic_load (&snapshot->pending);
+
+  /* Who ends the last job discards first: at 0 nobody needs to be asked. */
+  do
+    if (left == 1)
+      backfile_discard (snapshot->backfile);
+  while (!atomic_compare_exchange_weak (&snapshot->pending, &left, left - 1));
+  left--;
   /* At 0 it may be freed at once.  At 1 it is not, as its discard job would
    * have to pass here; and whoever deletes it after this look rings too.
    */

@@ -5,6 +5,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
+#include <semaphore.h>
 
 /* More stripes than there are threads at work in an ordinary server. */
 #define LOCK_STRIPES 64
@@ -15,17 +17,28 @@
 #define BUCKETS_MIN 256
 #define BUCKETS_MAX 16384
 
+/* Who waits for a translation, on the stack of the thread that does.  Each has
+ * a semaphore of its own: a condition variable would have all of a stripe's
+ * woken, to queue for the lock.
+ */
+struct transtbl_waiter {
+  struct transtbl_waiter *next;          /* under the stripe's lock */
+  const struct translation *translation; /* set at creation */
+  sem_t wake;   /* look at what follows, or whether you are cancelled */
+  bool settled; /* under the lock, like ERROR; it is in no list any more */
+  int error;
+};
+
 struct transtbl_stripe {
   pthread_mutex_t lock;
-  pthread_cond_t settled;
-  unsigned waiters; /* under the lock */
+  struct transtbl_waiter *waiters; /* under the lock */
 } __attribute__ ((aligned (64)));
 
 int
 transtbl_init (struct transtbl *table, uint64_t entries)
 {
   unsigned buckets = BUCKETS_MIN;
-  pthread_condattr_t attr;
+  pthread_mutexattr_t attr;
 
   while (buckets < BUCKETS_MAX && buckets < entries / 4)
     buckets *= 2;
@@ -39,14 +52,14 @@ transtbl_init (struct transtbl *table, uint64_t entries)
     errno = ENOMEM;
     return -1;
   }
-  pthread_condattr_init (&attr);
-  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  /* Held for moments: who wants one spins. */
+  pthread_mutexattr_init (&attr);
+  pthread_mutexattr_settype (&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
   for (unsigned i = 0; i < LOCK_STRIPES; i++) {
-    table->stripes[i].waiters = 0;
-    pthread_mutex_init (&table->stripes[i].lock, NULL);
-    pthread_cond_init (&table->stripes[i].settled, &attr);
+    table->stripes[i].waiters = NULL;
+    pthread_mutex_init (&table->stripes[i].lock, &attr);
   }
-  pthread_condattr_destroy (&attr);
+  pthread_mutexattr_destroy (&attr);
   return 0;
 }
 
@@ -61,10 +74,8 @@ transtbl_free (struct transtbl *table)
       table->buckets[i] = translation->next;
       translation_release (translation);
     }
-  for (unsigned i = 0; i < LOCK_STRIPES; i++) {
-    pthread_cond_destroy (&table->stripes[i].settled);
+  for (unsigned i = 0; i < LOCK_STRIPES; i++)
     pthread_mutex_destroy (&table->stripes[i].lock);
-  }
   free (table->stripes);
   free (table->buckets);
   *table = (struct transtbl){ 0 };
@@ -219,10 +230,21 @@ static void
 settle (struct transtbl_stripe *stripe, struct translation *translation,
         int error)
 {
+  struct transtbl_waiter **at = &stripe->waiters;
+
   translation->settled = true;
   translation->error = error;
-  if (stripe->waiters > 0)
-    pthread_cond_broadcast (&stripe->settled);
+  while (*at != NULL) {
+    struct transtbl_waiter *waiter = *at;
+    if (waiter->translation != translation) {
+      at = &waiter->next;
+      continue;
+    }
+    *at = waiter->next;
+    waiter->error = error;
+    waiter->settled = true;
+    sem_post (&waiter->wake);
+  }
 }
 
 void
@@ -294,26 +316,63 @@ transtbl_add (struct transtbl *table, struct translation *translation)
   table->buckets[bucket] = translation;
 }
 
+/* The stripe's lock is held. */
+static void
+take_waiter_out (struct transtbl_stripe *stripe,
+                 const struct transtbl_waiter *waiter)
+{
+  struct transtbl_waiter **at = &stripe->waiters;
+
+  while (*at != waiter)
+    at = &(*at)->next;
+  *at = waiter->next;
+}
+
+/* Wait for a while.  0: WAITER was woken; or an errno. */
+static int
+wait_awhile (struct transtbl_waiter *waiter, const struct timespec *deadline)
+{
+  static const struct timespec never = { .tv_sec = LONG_MAX };
+
+  if (deadline == NULL)
+    deadline = &never;
+  while (sem_clockwait (&waiter->wake, CLOCK_MONOTONIC, deadline) == -1)
+    if (errno != EINTR)
+      return errno;
+  return 0;
+}
+
 int
 transtbl_wait (struct transtbl *table, struct translation *translation,
                const struct timespec *deadline, const atomic_bool *cancelled)
 {
   const unsigned bucket = bucket_of (table, group_of (translation));
   struct transtbl_stripe *stripe = stripe_of (table, bucket);
+  struct transtbl_waiter waiter = { .translation = translation };
   int err = 0;
 
-  SCOPED_LOCK (&stripe->lock);
-  stripe->waiters++;
-  while (!translation->settled && err == 0) {
-    if (atomic_load (cancelled))
-      err = ECANCELED;
-    else if (deadline == NULL)
-      err = pthread_cond_wait (&stripe->settled, &stripe->lock);
-    else
-      err = pthread_cond_timedwait (&stripe->settled, &stripe->lock, deadline);
+  sem_init (&waiter.wake, 0, 0);
+  pthread_mutex_lock (&stripe->lock);
+  waiter.settled = translation->settled;
+  waiter.error = translation->error;
+  if (!waiter.settled) {
+    waiter.next = stripe->waiters;
+    stripe->waiters = &waiter;
   }
-  stripe->waiters--;
-  return translation->settled ? translation->error : err;
+  while (!waiter.settled && err == 0) {
+    pthread_mutex_unlock (&stripe->lock);
+    /* Who cancels takes the lock after that, and finds the waiter. */
+    err = atomic_load (cancelled) ? ECANCELED : wait_awhile (&waiter, deadline);
+    /* Also if it has settled: who woke it is through with it then. */
+    pthread_mutex_lock (&stripe->lock);
+  }
+  if (!waiter.settled)
+    take_waiter_out (stripe, &waiter);
+  else
+    err = waiter.error;
+  pthread_mutex_unlock (&stripe->lock);
+  sem_destroy (&waiter.wake);
+  return err;
 }
 
 void
@@ -321,7 +380,9 @@ transtbl_wake (struct transtbl *table)
 {
   for (unsigned i = 0; i < LOCK_STRIPES; i++) {
     SCOPED_LOCK (&table->stripes[i].lock);
-    pthread_cond_broadcast (&table->stripes[i].settled);
+    for (struct transtbl_waiter *w = table->stripes[i].waiters; w != NULL;
+         w = w->next)
+      sem_post (&w->wake);
   }
 }
 

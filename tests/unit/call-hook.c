@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <semaphore.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -41,6 +43,8 @@ void *__real_mmap64 (void *where, size_t length, int protection, int flags,
 int __real_pthread_cond_timedwait (pthread_cond_t *cond, pthread_mutex_t *mutex,
                                    const struct timespec *deadline);
 int __real_pthread_cond_wait (pthread_cond_t *cond, pthread_mutex_t *mutex);
+int __real_sem_clockwait (sem_t *semaphore, clockid_t clock,
+                          const struct timespec *deadline);
 
 static _Atomic call_hook hook;
 _Thread_local volatile bool call_hook_off;
@@ -328,4 +332,15 @@ __wrap_pthread_cond_wait (pthread_cond_t *cond, pthread_mutex_t *mutex)
   const int err = __real_pthread_cond_wait (cond, mutex);
   call_watch.asleep = false;
   return err;
+}
+
+int
+__wrap_sem_clockwait (sem_t *semaphore, clockid_t clock,
+                      const struct timespec *deadline)
+{
+  uint64_t count = deadline->tv_sec < LONG_MAX;
+
+  return fails (CALL_WAIT, -1, 0, &count)
+             ? -1
+             : __real_sem_clockwait (semaphore, clock, deadline);
 }

@@ -27,8 +27,8 @@ enum call {
   CALL_RENAME,
   CALL_RENAME2, /* with flags */
   CALL_MEMORY,  /* malloc, calloc, aligned_alloc, mmap; COUNT bytes */
-  CALL_WAIT,    /* pthread_cond_wait and timedwait, their lock is held; COUNT
-                   is 1 if there is a deadline */
+  CALL_WAIT,    /* pthread_cond_wait and timedwait, their lock is held;
+                   sem_clockwait; COUNT is 1 if there is a deadline */
 };
 
 struct call_event {

@@ -628,6 +628,155 @@ refused_engine_without_fallback_is_an_error (void **state)
   flusher_free (flusher);
 }
 
+/* --- helpers ------------------------------------------------------------- */
+
+/* The fake engine, with helpers whose writes go to the file when they may. */
+static struct {
+  struct engine_type type;
+  atomic_uint begun;
+  sem_t begins, goes_on;
+  bool hang;
+} helped;
+
+static int64_t
+help (int fd, const struct iovec *segment, unsigned segments, uint64_t offset)
+{
+  atomic_fetch_add (&helped.begun, 1);
+  if (helped.hang) {
+    sem_post (&helped.begins);
+    sem_wait (&helped.goes_on);
+  }
+  return engine_write_now (fd, segment, segments, offset);
+}
+
+static int
+setup_helped (void **state)
+{
+  setup (state);
+  flusher_free (here.flusher);
+  helped.type = engine_fake;
+  helped.type.write = help;
+  helped.hang = false;
+  atomic_store (&helped.begun, 0);
+  sem_init (&helped.begins, 0, 0);
+  sem_init (&helped.goes_on, 0, 0);
+  here.flusher = flusher_create (&helped.type, NULL, SIZE_MAX);
+  return 0;
+}
+
+static void
+make_jobs_for_helpers (struct job *jobs, unsigned count)
+{
+  make_jobs (jobs, count);
+  for (unsigned i = 0; i < count; i++)
+    jobs[i].job.urgent = jobs[i].job.anywhere = true;
+}
+
+static void
+urgent_jobs_are_the_helpers (void **state)
+{
+  static struct job jobs[3];
+
+  (void)state;
+  make_jobs_for_helpers (jobs, 3);
+  jobs[1].job.anywhere = false;
+  assert_int_equal (flusher_start (here.flusher), 0);
+  flusher_submit (here.flusher, &jobs[0].job);
+  wait_for (jobs, 3);
+  for (unsigned i = 0; i < 3; i++)
+    assert_written (&jobs[i]);
+  assert_int_equal (atomic_load (&helped.begun), 2);
+  assert_int_equal (fake_count (), 1);
+}
+
+/* What nobody waits for is the thread's, unless too much waits already. */
+static void
+helpers_join_in_when_the_thread_is_behind (void **state)
+{
+  enum { MUCH = (4 << 20) / PIECE };
+  static struct job hanging[100], waiting[MUCH], more;
+
+  (void)state;
+  fake_reset (all_hang);
+  make_jobs (hanging, 100);
+  for (unsigned i = 0; i < 100; i++)
+    hanging[i].job.offset *= 2; /* no neighbours: more than may begin */
+  make_jobs_for_helpers (waiting, MUCH);
+  for (unsigned i = 0; i < MUCH; i++) {
+    waiting[i].job.urgent = false;
+    waiting[i].job.offset = 0;
+  }
+  make_jobs_for_helpers (&more, 1);
+  more.job.urgent = false;
+  more.job.offset = 1 << 19;
+
+  assert_int_equal (flusher_start (here.flusher), 0);
+  flusher_submit (here.flusher, &hanging[0].job);
+  fake_wait (64);
+  flusher_submit (here.flusher, &waiting[0].job);
+  flusher_submit (here.flusher, &more.job);
+  wait_for (&more, 1);
+  assert_written (&more);
+  assert_int_equal (waiting[0].times, 0);
+  assert_int_equal (atomic_load (&helped.begun), 1);
+  fake_let_go ();
+  wait_for (hanging, 100);
+  wait_for (waiting, MUCH);
+  assert_int_equal (atomic_load (&helped.begun), 1);
+}
+
+static void
+stop_waits_for_helpers (void **state)
+{
+  static struct job job, late;
+
+  (void)state;
+  helped.hang = true;
+  make_jobs_for_helpers (&job, 1);
+  make_jobs_for_helpers (&late, 1);
+  assert_int_equal (flusher_start (here.flusher), 0);
+  flusher_submit (here.flusher, &job.job);
+  sem_wait (&helped.begins);
+  assert_int_equal (flusher_stop (here.flusher, 0), -1);
+  flusher_submit (here.flusher, &late.job);
+  wait_for (&late, 1);
+  assert_int_equal (late.error, ECANCELED);
+  assert_int_equal (job.times, 0);
+  sem_post (&helped.goes_on);
+  assert_int_equal (flusher_stop (here.flusher, 60), 0);
+  assert_written (&job);
+}
+
+/* All helpers hang: what they cannot begin is cancelled all the same. */
+static void
+what_helpers_cannot_begin_can_be_cancelled (void **state)
+{
+  static struct job jobs[20], call;
+  unsigned begun = 0;
+
+  (void)state;
+  helped.hang = true;
+  make_jobs_for_helpers (jobs, 20);
+  make_jobs (&call, 1);
+  call.job.length = 0;
+  assert_int_equal (flusher_start (here.flusher), 0);
+  flusher_submit (here.flusher, &jobs[0].job);
+  sem_wait (&helped.begins);
+  atomic_store (&here.cancelled, true);
+  flusher_submit (here.flusher, &call.job);
+  wait_for (&call, 1);
+  for (unsigned i = 0; i < 20; i++)
+    sem_post (&helped.goes_on);
+  wait_for (jobs, 20);
+  for (unsigned i = 0; i < 20; i++)
+    if (jobs[i].error == 0)
+      begun++;
+    else
+      assert_int_equal (jobs[i].error, ECANCELED);
+  assert_int_equal (begun, atomic_load (&helped.begun));
+  assert_in_range (begun, 1, 19);
+}
+
 /* --- syncs --------------------------------------------------------------- */
 
 static void
@@ -888,6 +1037,14 @@ main (void)
     TEST (second_stop_touches_no_engine_that_has_ended),
     TEST (fallback_is_used_when_the_engine_is_refused),
     TEST (refused_engine_without_fallback_is_an_error),
+    cmocka_unit_test_setup_teardown (urgent_jobs_are_the_helpers, setup_helped,
+                                     teardown),
+    cmocka_unit_test_setup_teardown (helpers_join_in_when_the_thread_is_behind,
+                                     setup_helped, teardown),
+    cmocka_unit_test_setup_teardown (stop_waits_for_helpers, setup_helped,
+                                     teardown),
+    cmocka_unit_test_setup_teardown (what_helpers_cannot_begin_can_be_cancelled,
+                                     setup_helped, teardown),
     TEST (sync_is_a_request_of_its_own),
     TEST (failed_sync_has_its_errno_and_is_not_repeated),
     TEST (interrupted_sync_is_repeated),
