@@ -88,6 +88,41 @@ pieces_come_from_memory_file_and_origin (void **state)
   assert_reads (&here, snapshot, here.old, 5 * CHUNK + 7, 15 * CHUNK);
 }
 
+static atomic_uint reads;
+
+static struct call_verdict
+count_reads (const struct call_event *event)
+{
+  if (event->call == CALL_PREAD)
+    atomic_fetch_add (&reads, 1);
+  return (struct call_verdict){ 0 };
+}
+
+/* Groups of 64 chunks are no bounds for reads, what is in memory is. */
+static void
+groups_in_the_file_are_read_at_once (void **state)
+{
+  enum { GROUP = 64 * 512 };
+
+  (void)state;
+  here.options.chunk_size = 512;
+  struct snapshot *snapshot = fixture_freeze (&here);
+  assert_int_equal (fixture_write (&here, 0, 4 * GROUP + 512, 9), 0);
+  fixture_drain (snapshot);
+  fake_reset (hang);
+  assert_int_equal (fixture_write (&here, 4 * GROUP + 512, 512, 9), 0);
+  assert_int_equal (fixture_write (&here, 4 * GROUP + 1024, GROUP, 9), 0);
+  assert_frozen (&here, snapshot);
+
+  atomic_store (&reads, 0);
+  call_hook_set (count_reads);
+  assert_reads (&here, snapshot, here.old, 100, 4 * GROUP);
+  assert_int_equal (atomic_load (&reads), 1);
+  assert_reads (&here, snapshot, here.old, 100, 5 * GROUP);
+  assert_int_equal (atomic_load (&reads), 2);
+  call_hook_set (NULL);
+}
+
 /* Writes at random between three snapshots with different chunks; each one
  * reads as the model did at its instant.
  */
@@ -714,6 +749,7 @@ main (void)
   const struct CMUnitTest tests[] = {
     TEST (untouched_origin_reads_through),
     TEST (pieces_come_from_memory_file_and_origin),
+    TEST (groups_in_the_file_are_read_at_once),
     TEST (chain_with_different_chunk_sizes),
     TEST (newer_snapshot_of_a_shorter_origin_breaks_the_older),
     TEST (newer_snapshot_of_a_longer_origin),
