@@ -58,6 +58,8 @@ struct snapset {
                                          memory in vain */
   _Atomic uint64_t deletions;         /* how many there were */
 
+  pthread_cond_t closed; /* with LOCK: a client has closed a snapshot */
+
   /* Under LOCK. */
   struct snapshot *dropped; /* left the chain and not yet freed */
   struct reservation *reserved;
@@ -116,9 +118,9 @@ void snapset_adopt (struct snapset *set, struct snapshot *snapshot);
 void snapset_watch (struct snapset *set);
 
 /* Delete a snapshot: it is listed no more, its reads fail, no write waits
- * for it.  Without FORCE not one that has clients, nor one that somebody
- * else than CREATOR is creating.  Waits for no backing file, but for the
- * store's catalogue if it is in one.  0, or -1 with errno, reported: ENOENT,
+ * for it.  Without FORCE not one that has clients, half a second later, nor
+ * one that somebody else than CREATOR is creating.  Waits for no backing file,
+ * but for the store's catalogue if it is in one.  0, or -1 with errno, reported: ENOENT,
  * EBUSY, or why the catalogue cannot be written.  *NUMBER is which it was.
  */
 int snapset_delete (struct snapset *set, const char *who, bool force,

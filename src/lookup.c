@@ -92,6 +92,7 @@ snapset_close (struct snapset *set, struct snapshot *snapshot)
   {
     SCOPED_LOCK (&set->lock);
     last = --snapshot->clients == 0 && snapshot_is_deleted (snapshot);
+    pthread_cond_broadcast (&set->closed);
   }
   if (last)
     bell_ring (&set->bell);

@@ -31,6 +31,11 @@
 #include <stdio.h>
 #include <string.h>
 
+/* How long a deletion waits for clients that may be leaving.  nbdkit sees that
+ * one has hung up in milliseconds; longer only on a machine that is busy.
+ */
+#define LEAVING_NS 500000000
+
 struct snapset *
 snapset_create (struct origin *origin, const struct engine_type *engine,
                 const struct engine_type *fallback, uint64_t max_memory)
@@ -38,6 +43,7 @@ snapset_create (struct origin *origin, const struct engine_type *engine,
   struct snapset *set = aligned_alloc (_Alignof(struct snapset), sizeof *set);
   struct throttle *throttle = throttle_create (max_memory);
   pthread_rwlockattr_t attr;
+  pthread_condattr_t condattr;
 
   if (set == NULL || throttle == NULL) {
     report_error ("no memory for the set of snapshots: %m");
@@ -67,6 +73,10 @@ snapset_create (struct origin *origin, const struct engine_type *engine,
   pthread_mutex_init (&set->watching, NULL);
   pthread_mutex_init (&set->mutations, NULL);
   pthread_mutex_init (&set->lock, NULL);
+  pthread_condattr_init (&condattr);
+  pthread_condattr_setclock (&condattr, CLOCK_MONOTONIC);
+  pthread_cond_init (&set->closed, &condattr);
+  pthread_condattr_destroy (&condattr);
   return set;
 }
 
@@ -101,6 +111,7 @@ snapset_free (struct snapset *set)
     snapshot_free (snapshot);
   }
   throttle_free (set->shared.throttle);
+  pthread_cond_destroy (&set->closed);
   pthread_rwlock_destroy (&set->gate);
   pthread_mutex_destroy (&set->births);
   pthread_mutex_destroy (&set->watching);
@@ -526,6 +537,29 @@ snapset_freeze (struct snapset *set, const struct snapshot_options *options)
   return NULL;
 }
 
+/* Clients that have hung up may be on their way out yet: qemu-img does not wait
+ * until the server has seen it go.  LOCK is held, but for the waiting.
+ */
+static void
+await_clients (struct snapset *set, const char *who)
+{
+  const struct snapshot *snapshot = lookup (set, who);
+  struct timespec deadline;
+  int err = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_nsec += LEAVING_NS;
+  if (deadline.tv_nsec >= 1000000000) {
+    deadline.tv_nsec -= 1000000000;
+    deadline.tv_sec++;
+  }
+  /* It may be deleted meanwhile, and be another then. */
+  while (snapshot != NULL && snapshot->clients > 0 && err == 0) {
+    err = pthread_cond_timedwait (&set->closed, &set->lock, &deadline);
+    snapshot = lookup (set, who);
+  }
+}
+
 /* Begin to delete a snapshot: from here on nobody finds it.  NULL with errno,
  * reported; else it is pinned.
  */
@@ -534,6 +568,8 @@ begin_delete (struct snapset *set, const char *who, bool force,
               const void *creator)
 {
   SCOPED_LOCK (&set->lock);
+  if (!force)
+    await_clients (set, who);
   struct snapshot *snapshot = lookup (set, who);
   if (check_deletable (snapshot, who, force, creator) == -1)
     return NULL;

@@ -121,6 +121,65 @@ status_of_a_dropped_snapshot (void **state)
   snapset_close (here.set, a);
 }
 
+static sem_t deletion_waits;
+
+static struct call_verdict
+note_wait (const struct call_event *event)
+{
+  if (event->call == CALL_WAIT)
+    sem_post (&deletion_waits);
+  return (struct call_verdict){ 0 };
+}
+
+static void *
+leave (void *arg)
+{
+  sem_wait (&deletion_waits);
+  snapset_close (here.set, arg);
+  return NULL;
+}
+
+/* Without force. */
+static int
+delete_newest (void)
+{
+  unsigned number;
+
+  return snapset_delete (here.set, NULL, false, NULL, &number);
+}
+
+static void
+client_on_its_way_out_is_waited_for (void **state)
+{
+  pthread_t thread;
+
+  (void)state;
+  sem_init (&deletion_waits, 0, 0);
+  struct snapshot *a = freeze (CHUNK);
+  assert_ptr_equal (snapset_open (here.set, NULL), a);
+  assert_int_equal (pthread_create (&thread, NULL, leave, a), 0);
+  call_hook_set (note_wait);
+  assert_int_equal (delete_newest (), 0);
+  call_hook_set (NULL);
+  pthread_join (thread, NULL);
+  sem_destroy (&deletion_waits);
+}
+
+static void
+client_that_stays_is_in_the_way (void **state)
+{
+  (void)state;
+  struct snapshot *a = freeze (CHUNK);
+  assert_ptr_equal (snapset_open (here.set, NULL), a);
+  assert_int_equal (delete_newest (), -1);
+  assert_int_equal (errno, EBUSY);
+  assert_one_message ("snapshot 1 is in use: 1 connection has it open",
+                      "force");
+  messages_clear ();
+  snapset_close (here.set, a);
+  assert_int_equal (delete_newest (), 0);
+}
+
 /* --- merging ------------------------------------------------------------ */
 
 static void
@@ -440,6 +499,8 @@ main (int argc, char **argv)
   const struct CMUnitTest tests[] = {
     TEST (deleted_snapshot_is_refused_after_its_neighbours_are_freed),
     TEST (status_of_a_dropped_snapshot),
+    TEST (client_on_its_way_out_is_waited_for),
+    TEST (client_that_stays_is_in_the_way),
     TEST (merge_keeps_within_a_small_max_memory),
     TEST (burst_of_deletions_leaves_few_layers),
     TEST (write_to_a_lost_chunk_that_was_free_goes_through),
