@@ -25,8 +25,8 @@ once to warm up, on the same origin of BENCH_SIZE MiB (1024) in BENCH_DIR
 (/dev/shm); figures are medians.  FSSNAP_PLUGIN names the plugin
 (build/nbdkit-fssnap-plugin.so).
 
-BENCH_DIR needs room for three times BENCH_SIZE; for compare and check seven
-times; for creates four times, and sparse files of 64 TiB, which tmpfs and XFS
+BENCH_DIR needs room for three times BENCH_SIZE; for compare and check 5 GiB
+more; for creates four times, and sparse files of 64 TiB, which tmpfs and XFS
 have.  creates takes BENCH_CREATES (100) snapshots in each run.  What is
 compiled needs cc and libnbd-dev.
 

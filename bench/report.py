@@ -124,7 +124,7 @@ def write_report(rows, counts):
     parts = [
         ["# Results", "",
          f"By `make bench`: {ROUNDS} rounds, an origin of {SIZE} MiB "
-         f"({4 * SIZE} for scattered",
+         "(4096 for scattered",
          f"writes) on {file_system(BASE)}, {os.cpu_count()} processors "
          "shared with the clients. How to read",
          "it: [README.md](README.md).", "", "## The goals", ""],
