@@ -2,6 +2,7 @@
 """What all measurements need: the server, the loads, rounds in turn."""
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -188,13 +189,16 @@ def save(rows):
             json.dump(rows, f, indent=1)
 
 
-def in_turn(candidates):
+def in_turn(candidates, rounds=ROUNDS):
     """CANDIDATES: name -> function.  name -> what it returned, ROUNDS times
-    after one to warm up; they run one after the other in each round."""
+    after one to warm up; they run one after the other in each round, in any
+    order, so that none is always the one after another."""
     results = {name: [] for name in candidates}
-    for round_ in range(-1, ROUNDS):
-        for name, run in candidates.items():
-            result = run()
+    names = list(candidates)
+    for round_ in range(-1, rounds):
+        random.shuffle(names)
+        for name in names:
+            result = candidates[name]()
             if round_ >= 0:
                 results[name].append(result)
     return results

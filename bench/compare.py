@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from common import SIZE, build_program, in_turn, make_origin, ratios
+from common import ROUNDS, SIZE, build_program, in_turn, make_origin, ratios
 from counts import counted
 from peers import File, Fssnap, Qemu
 from report import write_report
@@ -125,6 +125,7 @@ class Case:
     load: Load
     candidates: dict
     goals: tuple = ()
+    rounds: int = ROUNDS
 
 
 def fssnap(*arguments, **more):
@@ -168,9 +169,14 @@ def snapshot_reads(before, beside=None):
     }
 
 
+# The goals that are closest to 1: what differs most is one run from another,
+# by the memory that they get.
+MORE_ROUNDS = 3 * ROUNDS
+
+
 def again(load):
     """What can be done more than once is, as it takes moments."""
-    return dataclasses.replace(load, total=8 * load.size)
+    return dataclasses.replace(load, total=max(load.size, GIB))
 
 
 def cases():
@@ -178,7 +184,7 @@ def cases():
     for load in (WRITE_4K, WRITE_64K, WRITE_1M, READ_4K, READ_1M):
         yield Case("origin", again(load), ORIGIN,
                    (Goal("no snapshot", "nbdkit file", 0.98),
-                    Goal("all copied", "nbdkit file", 0.97)))
+                    Goal("all copied", "nbdkit file", 0.97)), MORE_ROUNDS)
     for load, times in ((SCATTERED, 5), (WRITE_4K, 2.5), (WRITE_64K, 1.5),
                         (WRITE_1M, 1.5)):
         goals = (Goal("async", "qemu-storage-daemon", times),
@@ -196,7 +202,8 @@ def cases():
             yield Case(f"snapshot, {share} copied", again(load),
                        snapshot_reads(before),
                        (Goal("fssnap", "nbdkit file", 0.95),
-                        Goal("fssnap", "qemu-storage-daemon", 1.2)))
+                        Goal("fssnap", "qemu-storage-daemon", 1.2)),
+                       MORE_ROUNDS)
     yield Case("first touch", WRITE_4K,
                {f"{count} snapshots": fssnap(count=count, times=DEPTHS[-1],
                                              between=write_little)
@@ -289,7 +296,7 @@ class Bench:
         """Candidate -> figure -> its value of each round."""
         runs = in_turn({
             name: lambda candidate=candidate: self.once(case.load, candidate)
-            for name, candidate in case.candidates.items()})
+            for name, candidate in case.candidates.items()}, case.rounds)
         figures = {
             name: {key: [value[key] for value in values]
                    for key in values[0]}
