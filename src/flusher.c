@@ -84,7 +84,8 @@ struct flusher {
 
   pthread_mutex_t lock;   /* guards what follows, as far as AWAKE */
   pthread_cond_t changed; /* STARTED or ENDED became true */
-  bool started, stopping, ended;
+  bool started, ended;
+  atomic_bool stopping; /* read without the lock, too */
   bool helpers_ended;
   int start_error;
   bool asleep; /* the thread waits in the engine, or is about to */
@@ -180,7 +181,8 @@ flusher_submit (struct flusher *flusher, struct flush_job *jobs)
   size_t bytes = 0;
   bool urgent = false;
 
-  if (flusher->helpers != NULL)
+  /* Who asks to stop finds all that comes later in the queue. */
+  if (flusher->helpers != NULL && !atomic_load (&flusher->stopping))
     jobs = hand_out (flusher, jobs);
   struct flush_job **end = &jobs;
   if (jobs == NULL)
