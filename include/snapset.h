@@ -120,8 +120,9 @@ void snapset_watch (struct snapset *set);
 /* Delete a snapshot: it is listed no more, its reads fail, no write waits
  * for it.  Without FORCE not one that has clients, half a second later, nor
  * one that somebody else than CREATOR is creating.  Waits for no backing file,
- * but for the store's catalogue if it is in one.  0, or -1 with errno, reported: ENOENT,
- * EBUSY, or why the catalogue cannot be written.  *NUMBER is which it was.
+ * but for the store's catalogue if it is in one.  0, or -1 with errno,
+ * reported: ENOENT, EBUSY, or why the catalogue cannot be written.  *NUMBER is
+ * which it was.
  */
 int snapset_delete (struct snapset *set, const char *who, bool force,
                     const void *creator, unsigned *number);
