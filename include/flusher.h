@@ -40,7 +40,8 @@ struct flusher;
 
 /* A flusher without a thread yet: jobs may be queued.  TYPE is the engine
  * to use; FALLBACK, if not NULL, is used when TYPE cannot be made.  Once
- * writes of MOST bytes are under way no more are begun.  NULL with errno.
+ * writes of MOST bytes are under way no more are begun; the thread may have
+ * half of it, its helpers the other half.  NULL with errno.
  */
 struct flusher *flusher_create (const struct engine_type *type,
                                 const struct engine_type *fallback,

@@ -29,6 +29,12 @@ struct snapshot *snapset_find (struct snapset *set, const char *who);
  */
 struct snapshot *snapset_open (struct snapset *set, const char *who);
 void snapset_close (struct snapset *set, struct snapshot *snapshot);
+
+/* Wait half a second, at most, until the snapshot has no clients.  LOCK is
+ * held, but not while this waits: look everything up again.
+ */
+void snapset_await_clients (struct snapset *set, const char *who);
+
 struct snapshot *snapset_pin (struct snapset *set, const char *who);
 void snapset_unpin (struct snapset *set, struct snapshot *snapshot);
 

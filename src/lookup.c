@@ -6,6 +6,11 @@
 #include <ctype.h>
 #include <string.h>
 
+/* How long a deletion waits for clients that may be leaving.  nbdkit sees that
+ * one has hung up in milliseconds; longer only on a machine that is busy.
+ */
+#define LEAVING_NS 500000000
+
 static struct snapshot *
 newer (struct snapshot *layer)
 {
@@ -96,6 +101,27 @@ snapset_close (struct snapset *set, struct snapshot *snapshot)
   }
   if (last)
     bell_ring (&set->bell);
+}
+
+/* qemu-img does not wait until the server has seen it go. */
+void
+snapset_await_clients (struct snapset *set, const char *who)
+{
+  const struct snapshot *snapshot = lookup (set, who);
+  struct timespec deadline;
+  int err = 0;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_nsec += LEAVING_NS;
+  if (deadline.tv_nsec >= 1000000000) {
+    deadline.tv_nsec -= 1000000000;
+    deadline.tv_sec++;
+  }
+  /* It may be deleted meanwhile, and be another then. */
+  while (snapshot != NULL && snapshot->clients > 0 && err == 0) {
+    err = pthread_cond_timedwait (&set->closed, &set->lock, &deadline);
+    snapshot = lookup (set, who);
+  }
 }
 
 struct snapshot *

@@ -31,11 +31,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* How long a deletion waits for clients that may be leaving.  nbdkit sees that
- * one has hung up in milliseconds; longer only on a machine that is busy.
- */
-#define LEAVING_NS 500000000
-
 struct snapset *
 snapset_create (struct origin *origin, const struct engine_type *engine,
                 const struct engine_type *fallback, uint64_t max_memory)
@@ -537,29 +532,6 @@ snapset_freeze (struct snapset *set, const struct snapshot_options *options)
   return NULL;
 }
 
-/* Clients that have hung up may be on their way out yet: qemu-img does not wait
- * until the server has seen it go.  LOCK is held, but for the waiting.
- */
-static void
-await_clients (struct snapset *set, const char *who)
-{
-  const struct snapshot *snapshot = lookup (set, who);
-  struct timespec deadline;
-  int err = 0;
-
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_nsec += LEAVING_NS;
-  if (deadline.tv_nsec >= 1000000000) {
-    deadline.tv_nsec -= 1000000000;
-    deadline.tv_sec++;
-  }
-  /* It may be deleted meanwhile, and be another then. */
-  while (snapshot != NULL && snapshot->clients > 0 && err == 0) {
-    err = pthread_cond_timedwait (&set->closed, &set->lock, &deadline);
-    snapshot = lookup (set, who);
-  }
-}
-
 /* Begin to delete a snapshot: from here on nobody finds it.  NULL with errno,
  * reported; else it is pinned.
  */
@@ -569,7 +541,7 @@ begin_delete (struct snapset *set, const char *who, bool force,
 {
   SCOPED_LOCK (&set->lock);
   if (!force)
-    await_clients (set, who);
+    snapset_await_clients (set, who);
   struct snapshot *snapshot = lookup (set, who);
   if (check_deletable (snapshot, who, force, creator) == -1)
     return NULL;

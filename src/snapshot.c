@@ -430,7 +430,9 @@ snapshot_job_ended (struct snapshot *snapshot)
 
   uint64_t left = atomic_load (&snapshot->pending);
 
-  /* Who ends the last job discards first: at 0 nobody needs to be asked. */
+  /* Who ends the last job, on whatever thread, discards before he counts
+   * down: at 0 it may be freed.
+   */
   do
     if (left == 1)
       backfile_discard (snapshot->backfile);
